@@ -1,0 +1,24 @@
+"""Axis-named tensor types, declared once. They are checked under pytest only (jaxtyping's import hook with beartype).
+
+Letters bind across the arguments of one function: two ``b`` are the same number.
+"""
+
+from typing import TypeAlias
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Images: TypeAlias = Float[Tensor, "b image_channels height width"]
+Maps: TypeAlias = Float[Tensor, "b _ _ _"]  # one tap's activations in canonical form; several taps are untied on purpose
+Activations: TypeAlias = tuple[Maps, ...]  # f_I(x), one entry a tapped layer, in the order of `layers`
+Attributes: TypeAlias = Float[Tensor, "b attributes"]  # Φ(x)
+Logits: TypeAlias = Float[Tensor, "b classes"]
+Contributions: TypeAlias = Float[Tensor, "b attributes"]  # α_{j,c,x} for one class c an image
+Relevance: TypeAlias = Float[Tensor, "b attributes"]  # r_{j,x}
+Weight: TypeAlias = Float[Tensor, "classes attributes"]  # W
+Bias: TypeAlias = Float[Tensor, " classes"]  # b
+ClassIndex: TypeAlias = Int[Tensor, " b"]
+PerImage: TypeAlias = Float[Tensor, " b"]
+PerImageFlag: TypeAlias = Bool[Tensor, " b"]
+PerAttributeFlag: TypeAlias = Bool[Tensor, " attributes"]
+Scalar: TypeAlias = Float[Tensor, ""]

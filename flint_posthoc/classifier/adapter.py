@@ -1,0 +1,206 @@
+"""What a model family must tell the plugin: its logits, its layouts, its normalisation, its good layers. And what its outputs mean."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..arrays import ClassIndex, Images, Logits, PerImage, PerImageFlag, Scalar
+from ..errors import ConfigurationError, UnsupportedClassifierError
+
+ENTRY_POINTS = "flint_posthoc.adapters"
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How pixels in [0, 1] become what the classifier sees: ``(pixels - mean) / std``, one value a channel (or one for all).
+
+    ``estimated`` says that it was read off the data (``Normalization.from_range``) and not told by the model or the user.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    estimated: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ConfigurationError(f"Normalization needs one mean and one std a channel, got {len(self.mean)} and {len(self.std)}")
+        if not all(value > 0 for value in self.std):
+            raise ConfigurationError(f"Normalization's std must be positive, got {self.std}")
+
+    @classmethod
+    def from_range(cls, low: Sequence[float], high: Sequence[float]) -> Normalization:
+        """The estimate for unknown data: each channel's range [low, high] stands for [0, 1]; data inside [0, 1] is taken as it is."""
+        if min(low) >= 0 and max(high) <= 1:
+            return cls((0.0,) * len(low), (1.0,) * len(low), estimated=True)
+        scale = [1.0 / max(top - bottom, 1e-6) for bottom, top in zip(low, high, strict=True)]
+        return cls(tuple(-bottom * s for bottom, s in zip(low, scale, strict=True)), tuple(scale), estimated=True)
+
+    def normalize(self, pixels: Images) -> Images:
+        """From [0, 1] pixels to the classifier's input."""
+        mean, std = self._like(pixels)
+        return (pixels - mean) / std
+
+    def denormalize(self, images: Images) -> Images:
+        """From the classifier's input to [0, 1] pixels (not clamped)."""
+        mean, std = self._like(images)
+        return images * std + mean
+
+    def _like(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.mean) not in (1, images.shape[1]):
+            raise ConfigurationError(f"Normalization has {len(self.mean)} channels, images of shape {tuple(images.shape)} have {images.shape[1]}")
+        return tuple(images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))  # type: ignore[return-value]
+
+
+class OutputKind(Protocol):
+    """What the classifier's logits mean. Nothing else in the code asks which kind it is."""
+
+    name: str
+    shift_invariant: bool  # adding one number to all logits of an image changes nothing, so that h may be stored class-centred
+
+    def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
+        """H(p_target, p), natural logarithm, one value an image: equation L_of of the paper in the order -Σ p_f log p_g."""
+        ...
+
+    def entropy(self, logits: Logits) -> PerImage:
+        """The floor of ``cross_entropy``: H(p, p)."""
+        ...
+
+    def prediction(self, logits: Logits) -> ClassIndex:
+        """The class that is explained unless another one is asked for."""
+        ...
+
+    def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
+        """Where two sets of logits lead to the same decision."""
+        ...
+
+    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
+        """L_pred, used with ``joint=True`` only."""
+        ...
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One class of C: softmax over (B, C) logits."""
+
+    name: str = "categorical"
+    shift_invariant: bool = True
+
+    def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
+        return -(target_logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+
+    def entropy(self, logits: Logits) -> PerImage:
+        return self.cross_entropy(logits, logits)
+
+    def prediction(self, logits: Logits) -> ClassIndex:
+        return logits.argmax(dim=1)
+
+    def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
+        return first.argmax(dim=1) == second.argmax(dim=1)
+
+    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
+        return F.cross_entropy(logits, labels)
+
+
+OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(),)}
+
+
+@dataclass(frozen=True)
+class TapLayout:
+    """How one layer's raw output becomes maps (B, channels, H, W). Found once by ``preflight``, then applied to every batch.
+
+    ``form`` is one of "maps" (B, C, H, W), "maps_last" (B, H, W, C), "tokens" (B, N, C), "tokens_first" (N, B, C), "vector" (B, C).
+    ``prefix`` counts class, distillation and register tokens, which have no place in the image and are left out.
+    ``calls`` is how often the layer fires in one forward pass (the last call is taken); ``overwritten`` says that a later
+    in-place operation writes into its output, so that a copy has to be taken.
+    """
+
+    layer: str
+    form: str
+    channels: int
+    height: int
+    width: int
+    prefix: int = 0
+    calls: int = 1
+    overwritten: bool = False
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The layers an adapter would tap, in forward order, and why, in words."""
+
+    layers: tuple[str, ...]
+    reason: str
+
+
+class ModelAdapter(abc.ABC):
+    """What a model family must tell. Subclass ``flint_posthoc.adapters.torch_module.TorchModuleAdapter``, which answers for any ``nn.Module``,
+    and override what is different; register it under the entry point group ``flint_posthoc.adapters`` or pass it as ``adapter=``.
+
+    Attributes:
+        priority: of all adapters that match a model the one with the highest is taken (0 the general one, 10 the families that ship here).
+    """
+
+    name: str = "abstract"
+    priority: int = 20
+
+    @abc.abstractmethod
+    def matches(self, model: nn.Module) -> bool:
+        """Whether this adapter knows the family of ``model``. Must not import the family's library."""
+
+    @abc.abstractmethod
+    def logits(self, output: Any) -> Logits:
+        """The (B, C) logits in what ``model(images)`` returned. Raises ``ClassifierOutputError``."""
+
+    @abc.abstractmethod
+    def layout(self, layer: str, output: Any, images: Images, model: nn.Module) -> TapLayout:
+        """How ``output``, the raw output of ``layer`` for ``images``, becomes maps. Raises ``UnmappableActivationError``."""
+
+    @abc.abstractmethod
+    def canonical(self, output: Any, layout: TapLayout) -> Tensor:
+        """``output`` as maps (B, channels, H, W), by a layout found earlier. Raises ``UnmappableActivationError`` where it does not fit."""
+
+    @abc.abstractmethod
+    def suggest_layers(self, model: nn.Module, images: Images) -> Suggestion:
+        """Good layers to tap: with spatial or token extent, never the head, the logits or a pooled vector. Raises ``LayerError`` if there is none."""
+
+    @abc.abstractmethod
+    def normalization(self, model: nn.Module) -> Normalization | None:
+        """How the model's input was normalised in training, where the model says so."""
+
+    @abc.abstractmethod
+    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+        """(channels, height, width) of an image, where the model says so."""
+
+    @abc.abstractmethod
+    def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Names of the C classes, where the model knows them."""
+
+    def output_kind(self, model: nn.Module) -> OutputKind:
+        """What the logits mean."""
+        return OUTPUT_KINDS["categorical"]
+
+
+def find_adapter(model: nn.Module) -> ModelAdapter:
+    """The installed adapter of highest priority that matches ``model`` (entry points of group ``flint_posthoc.adapters``)."""
+    matching = [adapter for adapter in (entry.load()() for entry in entry_points(group=ENTRY_POINTS)) if adapter.matches(model)]
+    if not matching:
+        raise UnsupportedClassifierError(
+            f"no installed adapter knows what to do with a {type(model).__module__}.{type(model).__qualname__}; expected a torch.nn.Module "
+            "(is flint_posthoc installed rather than only on the path?)"
+        )
+    return max(matching, key=lambda adapter: adapter.priority)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU for a model without any."""
+    return next((tensor.device for source in (model.parameters(), model.buffers()) for tensor in source), torch.device("cpu"))
