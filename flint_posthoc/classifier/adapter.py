@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -57,15 +57,23 @@ class Normalization:
 
     def _like(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.mean) not in (1, images.shape[1]):
-            raise ConfigurationError(f"Normalization has {len(self.mean)} channels, images of shape {tuple(images.shape)} have {images.shape[1]}")
+            raise ConfigurationError(
+                f"Normalization has {len(self.mean)} channels, images of shape {tuple(images.shape)} have {images.shape[1]}"
+            )
         return tuple(images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))  # type: ignore[return-value]
 
 
+@runtime_checkable
 class OutputKind(Protocol):
     """What the classifier's logits mean. Nothing else in the code asks which kind it is."""
 
-    name: str
-    shift_invariant: bool  # adding one number to all logits of an image changes nothing, so that h may be stored class-centred
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether adding one number to all logits of an image changes nothing, so that h may be stored class-centred."""
+        ...
 
     def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
         """H(p_target, p), natural logarithm, one value an image: equation L_of of the paper in the order -Σ p_f log p_g."""
@@ -118,7 +126,8 @@ OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(
 class TapLayout:
     """How one layer's raw output becomes maps (B, channels, H, W). Found once by ``preflight``, then applied to every batch.
 
-    ``form`` is one of "maps" (B, C, H, W), "maps_last" (B, H, W, C), "tokens" (B, N, C), "tokens_first" (N, B, C), "vector" (B, C).
+    ``form`` is one of "maps" (B, C, H, W), "maps_last" (B, H, W, C), "maps_flat" (B, C, H*W), "tokens" (B, N, C), "tokens_first" (N, B, C),
+    "vector" (B, C).
     ``prefix`` counts class, distillation and register tokens, which have no place in the image and are left out.
     ``calls`` is how often the layer fires in one forward pass (the last call is taken); ``overwritten`` says that a later
     in-place operation writes into its output, so that a copy has to be taken.
@@ -142,9 +151,21 @@ class Suggestion:
     reason: str
 
 
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for ``output``: itself, a dict's ``logits`` or ``last_hidden_state``, else the first one inside."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        named = (output[key] for key in ("logits", "last_hidden_state") if isinstance(output.get(key), Tensor))
+        output = (*named, *output.values())
+    if isinstance(output, list | tuple):
+        return next((tensor for tensor in map(first_tensor, output) if tensor is not None), None)
+    return None
+
+
 class ModelAdapter(abc.ABC):
-    """What a model family must tell. Subclass ``flint_posthoc.adapters.torch_module.TorchModuleAdapter``, which answers for any ``nn.Module``,
-    and override what is different; register it under the entry point group ``flint_posthoc.adapters`` or pass it as ``adapter=``.
+    """What a model family must tell. Subclass ``flint_posthoc.adapters.torch_module.TorchModuleAdapter``, which answers for any
+    ``nn.Module``, and override what differs; register it in the entry point group ``flint_posthoc.adapters`` or pass it as ``adapter=``.
 
     Attributes:
         priority: of all adapters that match a model the one with the highest is taken (0 the general one, 10 the families that ship here).
@@ -156,6 +177,10 @@ class ModelAdapter(abc.ABC):
     @abc.abstractmethod
     def matches(self, model: nn.Module) -> bool:
         """Whether this adapter knows the family of ``model``. Must not import the family's library."""
+
+    def raw(self, output: Any) -> Tensor | None:
+        """The tensor that stands for what a layer or the model returned."""
+        return first_tensor(output)
 
     @abc.abstractmethod
     def logits(self, output: Any) -> Logits:
@@ -171,7 +196,7 @@ class ModelAdapter(abc.ABC):
 
     @abc.abstractmethod
     def suggest_layers(self, model: nn.Module, images: Images) -> Suggestion:
-        """Good layers to tap: with spatial or token extent, never the head, the logits or a pooled vector. Raises ``LayerError`` if there is none."""
+        """Good layers to tap: with spatial or token extent, never the head, the logits or a pooled vector. Raises ``LayerError``."""
 
     @abc.abstractmethod
     def normalization(self, model: nn.Module) -> Normalization | None:

@@ -1,0 +1,51 @@
+"""timm's classifiers, which carry their data configuration with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from flint_posthoc.classifier.adapter import Normalization
+
+from .torch_module import TorchModuleAdapter, comes_from, image_channels
+
+
+class TimmAdapter(TorchModuleAdapter):
+    """``timm.models``: normalisation, size and labels from ``pretrained_cfg``, layouts from ``num_prefix_tokens`` and ``output_fmt``."""
+
+    name = "timm"
+    priority = 10
+
+    def matches(self, model: nn.Module) -> bool:
+        return comes_from(model, "timm.models.")
+
+    def normalization(self, model: nn.Module) -> Normalization | None:
+        told = _configuration(model)
+        if "mean" not in told or "std" not in told or image_channels(model) not in (None, len(told["mean"])):
+            return None
+        return Normalization(tuple(told["mean"]), tuple(told["std"]))
+
+    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+        """The size that the patch embedding was built for, else that of the published weights."""
+        told = _configuration(model).get("input_size")
+        height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (told[1:] if told else (0, 0))
+        return (image_channels(model) or 3, height, width) if height else None
+
+    def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
+        told = _configuration(model)
+        names = told.get("label_names")
+        return tuple(names) if names and len(names) == getattr(model, "num_classes", None) else None
+
+    def prefix_tokens(self, model: nn.Module) -> int | None:
+        count = getattr(model, "num_prefix_tokens", None)
+        return count if isinstance(count, int) else None
+
+    def channels_last(self, model: nn.Module) -> bool:
+        return str(getattr(model, "output_fmt", "")).endswith("NHWC")
+
+
+def _configuration(model: nn.Module) -> Mapping[str, Any]:
+    told = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    return told if isinstance(told, Mapping) else {}

@@ -1,0 +1,36 @@
+"""Hugging Face's image classifiers, by their ``config``. transformers itself is never imported."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from .torch_module import TorchModuleAdapter, comes_from
+
+
+class TransformersAdapter(TorchModuleAdapter):
+    """``transformers`` image classifiers: input size and class names from ``config``.
+
+    The normalisation belongs to the image processor, in a file beside the weights that the model does not know: pass ``normalization=``.
+    """
+
+    name = "transformers"
+    priority = 10
+
+    def matches(self, model: nn.Module) -> bool:
+        return comes_from(model, "transformers.") and hasattr(model, "config")
+
+    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+        size = getattr(model.config, "image_size", None)
+        channels = getattr(model.config, "num_channels", 3)
+        if isinstance(size, int):
+            return (channels, size, size)
+        return (channels, int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+    def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
+        """``config.id2label`` in the order of its numbers, unless it holds the placeholders LABEL_0, LABEL_1, …"""
+        told: dict[Any, str] = getattr(model.config, "id2label", None) or {}
+        names = tuple(str(told[key]) for key in sorted(told, key=int))
+        return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

@@ -1,0 +1,157 @@
+"""What a call must leave as it found it: the user's modules, their tensors and the process's global settings.
+
+Each class here takes a snapshot when made and puts it back on ``restore()``. They are cheap: ``no_trace`` makes them once a public call.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from operator import is_
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (dict, list, set)
+_UNREADABLE = object()
+
+
+def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+
+# The older names of a setting stand before the newer ones: writing an older one overwrites the newer ones, not the other way round.
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    _attribute(torch.backends.cudnn, "enabled"),
+    _attribute(torch.backends.cudnn, "benchmark"),
+    _attribute(torch.backends.cudnn, "deterministic"),
+    _attribute(torch.backends.cudnn, "allow_tf32"),
+    _attribute(torch.backends.mkldnn, "enabled"),
+    _attribute(torch.backends.mkldnn, "deterministic"),
+    _attribute(torch.backends.cuda.matmul, "fp32_precision"),
+    _attribute(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    _attribute(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    *(_attribute(getattr(library, part), "fp32_precision")
+      for library in (torch.backends.cudnn, torch.backends.mkldnn) for part in ("conv", "matmul") if hasattr(library, part)),
+)  # fmt: skip
+
+
+def _read(reader: Callable[[], Any]) -> Any:
+    """A setting's value; torch refuses to read some while older and newer names contradict each other, and lacks some in older versions."""
+    try:
+        return reader()
+    except (RuntimeError, AttributeError):
+        return _UNREADABLE
+
+
+class ProcessState:
+    """Grad mode, default dtype, threads, backend flags, and the global random state of torch (CPU and CUDA), NumPy and Python."""
+
+    def __init__(self) -> None:
+        self._settings = [_read(reader) for reader, _ in _SETTINGS]
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._numpy = np.random.get_state()  # noqa: NPY002 - the user's global generator is what has to be kept
+        self._python = random.getstate()
+
+    def restore(self) -> None:
+        """Put everything back; settings that did not change are not written."""
+        for (reader, writer), value in zip(_SETTINGS, self._settings, strict=True):
+            if value is not _UNREADABLE and _read(reader) not in (value, _UNREADABLE):
+                writer(value)
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        np.random.set_state(self._numpy)  # noqa: NPY002
+        random.setstate(self._python)
+
+
+def _fill(container: Any, content: Any) -> None:
+    """Make ``container`` hold what ``content`` holds, keeping the object itself."""
+    container.clear()
+    container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _same(container: Any, content: Any) -> bool:
+    """Whether both hold the very same objects in the same order (``==`` would compare tensors)."""
+    if len(container) != len(content):
+        return False
+    if isinstance(container, dict):
+        return all(map(is_, container, content)) and all(map(is_, container.values(), content.values()))
+    return container == content if isinstance(container, set) else all(map(is_, container, content))
+
+
+class ModuleState:
+    """The instance attributes of every module, and the content of those that are dicts, lists or sets: hooks, parameters, buffers,
+    submodules, ``training``, a patched ``forward``, whatever a family keeps beside. And each parameter's ``requires_grad`` and ``grad``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(module.__dict__, module.__dict__.copy()) for module in model.modules()]
+        self._containers = [
+            (value, value.copy()) for _, attributes in self._modules for value in attributes.values() if isinstance(value, _CONTAINERS)
+        ]
+        self._parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+
+    def restore(self) -> None:
+        """Put back what changed, in place: the dicts stay the same objects."""
+        for attributes, saved in self._modules:
+            if not _same(attributes, saved):
+                _fill(attributes, saved)
+        for container, content in self._containers:
+            if not _same(container, content):
+                _fill(container, content)
+        self._restore_parameters()
+
+    def keep_tensors(self) -> None:
+        """Take the parameters and buffers that modules hold now as the ones to keep (a model may replace a buffer rather than write it)."""
+        tables = {id(attributes[name]) for attributes, _ in self._modules for name in ("_parameters", "_buffers")}
+        self._containers = [(table, table.copy() if id(table) in tables else content) for table, content in self._containers]
+
+    def _restore_parameters(self) -> None:
+        for parameter, requires_grad, gradient in self._parameters:
+            if parameter.requires_grad is not requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+
+def _writable(tensor: Tensor) -> bool:
+    """Sparse, unallocated and expanded tensors cannot be written element by element, by nobody: they need no copy."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_meta
+        and all(tensor.stride(axis) or tensor.shape[axis] < 2 for axis in range(tensor.dim()))
+    )
+
+
+class TensorState:
+    """Copies of tensors' values. ``restore`` writes them through ``.data``, so that an autograd graph of the user's stays usable."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        for tensor in {id(tensor): tensor for tensor in tensors}.values():
+            if _writable(tensor):
+                groups[tensor.device, tensor.dtype].append(tensor.data)
+        self._groups = [(group, [torch.empty_like(tensor) for tensor in group]) for group in groups.values()]
+        for originals, copies in self._groups:
+            torch._foreach_copy_(copies, originals)  # one launch a group on an accelerator, where a batch-norm net has hundreds of buffers
+
+    def restore(self) -> None:
+        """Write the values back."""
+        for originals, copies in self._groups:
+            torch._foreach_copy_(originals, copies)
+
+
+def unregistered_and_buffers(model: nn.Module) -> list[Tensor]:
+    """Every tensor that a forward pass may write: buffers, and tensors kept as plain attributes."""
+    plain = (value for module in model.modules() for value in module.__dict__.values() if isinstance(value, Tensor))
+    return [*model.buffers(), *plain]
