@@ -1,0 +1,302 @@
+"""Batches from any loader, checked once, and what can be told about a data set without going through it.
+
+Data is any iterable of images (B, C, H, W), of (images, labels) or of dicts as Hugging Face loaders give them; a single tensor of
+images is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from .arrays import Images
+from .errors import BatchFormatError, DataError, EmptyDataError, ImageShapeError, LabelRangeError, MissingLabelsError, NonFinitePixelsError
+
+BATCH_SIZE = 64  # of data sets that do not come in batches
+IMAGE_KEYS = ("pixel_values", "image", "images", "img")
+LABEL_KEYS = ("labels", "label")
+AUGMENTATION_SAMPLES = 8
+ALLOWED = (
+    "images (B, C, H, W), (images, labels), or a dict with "
+    + " or ".join(map(repr, IMAGE_KEYS))
+    + " and perhaps "
+    + " or ".join(map(repr, LABEL_KEYS))
+)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
+Labels: TypeAlias = Literal["optional", "required", "ignored"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images as the classifier sees them, float32 and finite, and their labels where the data has them."""
+
+    images: Images
+    labels: Int64[Tensor, " b"] | None
+
+
+def batches(
+    data: Iterable[Any],
+    *,
+    device: torch.device | str,
+    image_shape: ImageShape | None = None,
+    num_classes: int | None = None,
+    labels: Labels = "optional",
+) -> Iterator[Batch]:
+    """Every batch of ``data``, checked, on ``device``; batches without a single image are passed over.
+
+    Args:
+        image_shape: (C, H, W) of every image; ``None``: the first batch decides.
+        num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
+        labels: "required" raises where there are none, "ignored" does not even look at them.
+
+    Raises:
+        EmptyDataError, BatchFormatError, ImageShapeError, NonFinitePixelsError, MissingLabelsError, LabelRangeError; each but the first
+        names the batch, counted from 0.
+    """
+    expected, empty = image_shape, True
+    for index, item in enumerate(_iterable(data)):
+        place = f"batch {index}"
+        raw_images, raw_labels = _unpack(item, place)
+        images = _checked_images(raw_images, expected, place)
+        if len(images):
+            empty = False
+            expected = (images.shape[1], images.shape[2], images.shape[3])
+            checked = LABEL_POLICIES[labels](raw_labels, len(images), num_classes, place)
+            yield Batch(images.to(device), None if checked is None else checked.to(device))
+    if empty:
+        raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
+
+
+def first_images(data: Iterable[Any], limit: int = BATCH_SIZE) -> Images:
+    """At most ``limit`` images of the first batch, on the CPU.
+
+    The global random state stays as it is, so that a shuffling loader starts with the same batch again.
+    Raises ``DataError`` for a one-shot iterator, whose first batch would be lost, and whatever ``batches`` raises.
+    """
+    if is_one_shot(data):
+        seen = type(data).__name__
+        raise DataError(
+            f"the data is a one-shot iterator ({seen}) whose first batch would be used up; pass something that can be read again"
+        )
+    with preserved_random_state():
+        return next(batches(data, device="cpu", labels="ignored")).images[:limit]
+
+
+def is_one_shot(data: Iterable[Any]) -> bool:
+    """Whether ``data`` can be read only once, as generators can."""
+    return iter(data) is data if isinstance(data, Iterator) else False
+
+
+def num_images(data: Iterable[Any]) -> int | None:
+    """The number of images in one pass, where it is known without a pass."""
+    if isinstance(data, DataLoader):
+        return _num_images_of_loader(data)
+    if isinstance(data, Tensor) or _is_map_style(data):
+        return len(data)  # type: ignore[arg-type]
+    return None
+
+
+def augments(data: Iterable[Any]) -> bool:
+    """Whether images differ from one reading to the next, told from eight items spread over an indexable data set, each read twice.
+
+    ``False`` for data that cannot be indexed. A loader's ``collate_fn`` takes part. The global random state stays as it is.
+    """
+    source: Any = data.dataset if isinstance(data, DataLoader) else data
+    if not _is_map_style(source) or not len(source):
+        return False
+    positions = np.linspace(0, len(source) - 1, min(AUGMENTATION_SAMPLES, len(source))).astype(int).tolist()
+    gather = _batcher(data)
+    with preserved_random_state():
+        first, second = ([_unpack(part, "what was read twice")[0] for part in gather(source, positions)] for _ in range(2))
+    return not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def shuffles(data: Iterable[Any]) -> bool | None:
+    """Whether the order of images is a random one; ``None`` where that cannot be told."""
+    if isinstance(data, DataLoader):
+        return _is_random(_item_sampler(data))
+    return False if isinstance(data, Tensor) or _is_map_style(data) else None
+
+
+@contextlib.contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Puts the global random states of torch (all CUDA devices in use too), numpy and Python back when the block ends, however it ends."""
+    states: list[tuple[Callable[[Any], object], Any]] = [
+        (torch.set_rng_state, torch.get_rng_state()),
+        (np.random.set_state, np.random.get_state()),  # noqa: NPY002 (the global state is what is kept)
+        (random.setstate, random.getstate()),
+    ]
+    if torch.cuda.is_initialized():
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    try:
+        yield
+    finally:
+        for restore, state in states:
+            restore(state)
+
+
+def _iterable(data: Any) -> Iterable[Any]:
+    if isinstance(data, Tensor):
+        return (data,)
+    if _is_map_style(data):
+        return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=_collate)
+    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+        raise BatchFormatError(f"data of type {type(data).__name__} gives no batches; expected an iterable of {ALLOWED}")
+    return data
+
+
+def _is_map_style(data: Any) -> bool:
+    """A data set of single items, rather than a sequence of batches."""
+    indexable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    return indexable and not isinstance(data, Tensor | list | tuple | Mapping | str | bytes | np.ndarray | DataLoader | IterableDataset)
+
+
+def _batcher(data: Any) -> Callable[[Any, list[int]], list[Any]]:
+    """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
+    if isinstance(data, DataLoader) and data.batch_sampler is None:
+        return lambda source, positions: [source[position] for position in positions]
+    collate = data.collate_fn if isinstance(data, DataLoader) else _collate
+    return lambda source, positions: [collate([source[position] for position in positions])]
+
+
+def _collate(items: list[Any]) -> Any:
+    try:
+        return default_collate(items)
+    except TypeError as error:
+        raise BatchFormatError(
+            f"items of the data set make no batch: {error}. Expected images as tensors (C, H, W), with or without a label"
+        ) from error
+    except RuntimeError as error:
+        raise ImageShapeError(f"items of the data set make no batch, are they of different sizes? {error}") from error
+
+
+def _unpack(item: Any, place: str) -> tuple[Tensor, Any]:
+    """The images and the raw labels, if any, of one batch."""
+    parts = _parts(item)
+    if parts is None or not isinstance(parts[0], Tensor):
+        raise BatchFormatError(f"{place} is a {_describe(item)}; expected {ALLOWED}")
+    return parts
+
+
+def _parts(item: Any) -> tuple[Any, Any] | None:
+    if isinstance(item, Mapping):
+        return _first_of(item, IMAGE_KEYS), _first_of(item, LABEL_KEYS)
+    if isinstance(item, list | tuple):
+        return (item[0], item[1] if len(item) == 2 else None) if len(item) in (1, 2) else None
+    return item, None
+
+
+def _first_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((item[key] for key in keys if key in item), None)
+
+
+def _describe(item: Any) -> str:
+    """The type of ``item`` and of what is in it, for messages."""
+    if isinstance(item, Tensor | np.ndarray):
+        return f"{type(item).__name__} of {item.dtype} and shape {tuple(item.shape)}"
+    if isinstance(item, Mapping):
+        return type(item).__name__ + " of " + ", ".join(f"{key!r}: {type(item[key]).__name__}" for key in islice(item, 10))
+    if isinstance(item, list | tuple):
+        return (
+            f"{type(item).__name__} of {len(item)} ({', '.join(type(part).__name__ for part in item[:4])}{', …' if len(item) > 4 else ''})"
+        )
+    return type(item).__name__
+
+
+def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> Tensor:
+    shape = tuple(images.shape)
+    if images.dim() != 4:
+        raise ImageShapeError(f"{place}: images have shape {shape}, of rank {images.dim()}; expected rank 4, (B, C, H, W)")
+    if expected is not None and shape[1:] != tuple(expected):
+        what = "channels" if shape[1] != expected[0] else "pixels"
+        raise ImageShapeError(f"{place}: images have shape {shape}, with other {what} than expected: (B, {', '.join(map(str, expected))})")
+    if not images.is_floating_point():
+        raise BatchFormatError(
+            f"{place}: images are {images.dtype}; expected floating point, converted and normalised as the classifier expects"
+        )
+    finite = torch.isfinite(images)
+    if not finite.all():
+        spoilt = int((~finite).flatten(1).any(dim=1).sum())
+        raise NonFinitePixelsError(
+            f"{place}: {int((~finite).sum())} pixels in {spoilt} of {len(images)} images are NaN or infinite; expected finite pixels"
+        )
+    return images.float()
+
+
+def _optional_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
+    return None if labels is None else _required_labels(labels, count, num_classes, place)
+
+
+def _required_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor:
+    if labels is None:
+        raise MissingLabelsError(f"{place} has no labels, and they are needed here; expected (images, labels) or a dict with 'labels'")
+    classes = _integers(labels)
+    if classes is None or tuple(classes.shape) != (count,):
+        raise BatchFormatError(f"{place}: labels are {_describe(labels)}; expected one integer class an image, shape ({count},)")
+    outside = classes[(classes < 0) | (classes >= (num_classes or torch.iinfo(torch.int64).max))]
+    if len(outside):
+        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        seen = f"{len(outside)} of {count} labels, the first is {int(outside[0])}"
+        raise LabelRangeError(f"{place}: labels that are no class of the classifier ({seen}); expected {allowed}")
+    return classes
+
+
+def _ignored_labels(labels: Any, count: int, num_classes: int | None, place: str) -> None:
+    return None
+
+
+LABEL_POLICIES: dict[str, Callable[[Any, int, int | None, str], Tensor | None]] = {
+    "optional": _optional_labels,
+    "required": _required_labels,
+    "ignored": _ignored_labels,
+}
+
+
+def _integers(labels: Any) -> Tensor | None:
+    """Labels as int64, ``None`` where they are not integers."""
+    if isinstance(labels, list | tuple) and not all(isinstance(label, int | np.integer | Tensor) for label in labels):
+        return None
+    tensor = torch.as_tensor(labels) if isinstance(labels, Tensor | np.ndarray | list | tuple) else None
+    return tensor.long() if tensor is not None and tensor.dtype in _INTEGERS else None
+
+
+def _item_sampler(loader: DataLoader[Any]) -> Sampler[Any] | Iterable[Any] | None:
+    """What decides which single items a loader reads in which order; ``None`` where that is the user's own code."""
+    batching = loader.batch_sampler
+    return batching.sampler if type(batching) is BatchSampler and not isinstance(loader.dataset, IterableDataset) else None
+
+
+def _is_random(sampler: Sampler[Any] | Iterable[Any] | None) -> bool | None:
+    if isinstance(sampler, _RANDOM_SAMPLERS):
+        return True
+    return False if isinstance(sampler, SequentialSampler) else getattr(sampler, "shuffle", None)
+
+
+def _num_images_of_loader(loader: DataLoader[Any]) -> int | None:
+    sampler, batching = _item_sampler(loader), loader.batch_sampler
+    if not isinstance(sampler, Sized) or not isinstance(batching, BatchSampler):
+        return None
+    return len(sampler) // batching.batch_size * batching.batch_size if batching.drop_last else len(sampler)

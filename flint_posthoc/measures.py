@@ -1,0 +1,169 @@
+"""The paper's quantities as pure functions of tensors: contributions, relevance, conciseness, alive and duplicate attributes.
+
+Letters as in DESIGN.md part 2: φ attributes (b, J), W weight (C, J), b bias (C,), α contributions, r relevance.
+Nothing here loops over samples; what runs over a data set is returned as sums that can be added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .arrays import Attributes, Bias, ClassIndex, Contributions, Images, PerAttributeFlag, PerImage, PerImageFlag, Relevance, Weight
+from .errors import ConfigurationError
+
+RELEVANT = 0.2  # |r| above this: the attribute matters for that sample
+SAMPLES_PER_RELEVANT = 1000  # alive: relevant on at least one sample in so many
+DUPLICATE_CORRELATION = 0.95
+_CONSTANT = 1e-12  # a variance below this share of the second moment is rounding, not variation
+_WIDEST_FLOAT = {"mps": torch.float32}  # devices without float64
+
+Counts = Int[Tensor, " b"]
+PerAttributeCount = Int[Tensor, " attributes"]
+Correlation = Float[Tensor, "attributes attributes"]
+
+
+def contributions(attributes: Attributes, weight: Weight, classes: ClassIndex) -> Contributions:
+    """α_{j,c,x} = φ_j(x) W_{c,j} for one class c an image; the bias takes no part. ``classes`` are in [0, C)."""
+    return attributes * weight[classes.long()]
+
+
+def relevance(contributions: Contributions) -> Relevance:
+    """r_{j,x} = α_j / max_i |α_i|, in [-1, 1]; a row whose α are all 0 stays 0."""
+    peak = contributions.abs().amax(dim=1, keepdim=True)
+    return contributions / torch.where(peak == 0, 1, peak)
+
+
+def explained(contributions: Contributions) -> PerImageFlag:
+    """Where some α is not 0. The other samples are *unexplained* and left out of means."""
+    return (contributions != 0).any(dim=1)
+
+
+def bias_share(contributions: Contributions, bias_of_class: PerImage) -> PerImage:
+    """|b_ĉ| / (|b_ĉ| + Σ_j |α_j|), in [0, 1]: how much of the evidence the attributes do not carry. 0 where both are 0."""
+    bias = bias_of_class.abs()
+    total = bias + contributions.abs().sum(dim=1)
+    return bias / torch.where(total == 0, 1, total)
+
+
+def absolute_conciseness(relevance: Relevance, tau: float) -> Counts:
+    """The number of j with |r_j| > 1/τ, one a sample; CNS_τ is the mean over explained ones. Raises ``ConfigurationError`` unless τ > 0."""
+    return signed_conciseness(relevance.abs(), tau)
+
+
+def signed_conciseness(relevance: Relevance, tau: float) -> Counts:
+    """The number of j with r_j > 1/τ, the form that the paper prints. Raises ``ConfigurationError`` unless τ > 0."""
+    if not tau > 0:
+        raise ConfigurationError(f"conciseness needs τ > 0, got {tau}")
+    return (relevance > 1 / tau).sum(dim=1)
+
+
+def class_centred(weight: Weight, bias: Bias) -> tuple[Weight, Bias]:
+    """h with Σ_c W_{c,j} = 0 and Σ_c b_c = 0: the same softmax, and a relevance without an arbitrary k_j added to every W_{c,j}."""
+    return weight - weight.mean(dim=0), bias - bias.mean()
+
+
+class RelevanceSums(NamedTuple):
+    """Summands of the global relevance r_{j,c}: divide ``sum`` by ``counts``; where a count is 0 there is no r_{j,c}."""
+
+    sum: Float[Tensor, "attributes classes"]
+    counts: Int[Tensor, " classes"]
+
+
+def global_relevance_sums(relevance: Relevance, explained_class: ClassIndex, num_classes: int) -> RelevanceSums:
+    """Sums of r_{j,x} over the samples of each explained class, float64. Unexplained samples (r = 0 for all j) are left out.
+
+    A product with a one-hot matrix rather than a scatter, which would add in a random order on CUDA.
+    """
+    members = F.one_hot(explained_class.long(), num_classes) * (relevance != 0).any(dim=1, keepdim=True)
+    return RelevanceSums(_wide(relevance).T @ _wide(members), members.sum(dim=0))
+
+
+@dataclass(frozen=True)
+class AttributeMoments:
+    """First and second moments of attributes, float64; those of two batches add up to those of both.
+
+    Attributes:
+        count: samples seen.
+        sum: Σ_x φ_j(x), (J,).
+        products: Σ_x φ_i(x) φ_j(x), (J, J).
+    """
+
+    count: int
+    sum: Float[Tensor, " attributes"]
+    products: Correlation
+
+    def __add__(self, other: AttributeMoments) -> AttributeMoments:
+        return AttributeMoments(self.count + other.count, self.sum + other.sum, self.products + other.products)
+
+    def correlation(self) -> Correlation:
+        """Pearson's correlation in [-1, 1]. An attribute that never varies has correlation 0 with all, itself included."""
+        samples = max(self.count, 1)
+        mean, second = self.sum / samples, self.products / samples
+        covariance = second - torch.outer(mean, mean)
+        varies = covariance.diagonal() > _CONSTANT * second.diagonal()
+        scale = torch.where(varies, covariance.diagonal().clamp_min(0).sqrt().reciprocal(), 0)
+        return (covariance * torch.outer(scale, scale)).clamp(-1, 1)
+
+
+def attribute_moments(attributes: Attributes) -> AttributeMoments:
+    """The moments of one batch, to be added up over batches."""
+    wide = _wide(attributes)
+    return AttributeMoments(len(wide), wide.sum(dim=0), wide.T @ wide)
+
+
+def relevant_counts(relevance: Relevance) -> PerAttributeCount:
+    """On how many samples |r_j| > 0.2, one an attribute."""
+    return (relevance.abs() > RELEVANT).sum(dim=0)
+
+
+def fired_counts(attributes: Attributes) -> PerAttributeCount:
+    """On how many samples φ_j > 0, one an attribute."""
+    return (attributes > 0).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class AttributeStatus:
+    """What became of each of the J attributes: ``live``, ``duplicate`` or ``dead``, exactly one of them.
+
+    ``never_fires`` (φ_j = 0 on every sample) is the part of ``dead`` that no data reaches at all.
+    """
+
+    live: PerAttributeFlag
+    duplicate: PerAttributeFlag
+    dead: PerAttributeFlag
+    never_fires: PerAttributeFlag
+
+
+def classify_attributes(
+    relevant_counts: PerAttributeCount, samples: int, correlation: Correlation, fired_counts: PerAttributeCount
+) -> AttributeStatus:
+    """Sort attributes by DESIGN.md part 2: alive where |r_j| > 0.2 on at least 0.1 % of ``samples``, otherwise dead.
+
+    Of alive attributes that correlate above 0.95 the one relevant on most samples stays live (ties: the lower index),
+    and those that correlate with one that stays are duplicates.
+    """
+    alive = (relevant_counts * SAMPLES_PER_RELEVANT >= samples) & (relevant_counts > 0)
+    live = torch.zeros_like(alive)
+    for index in relevant_counts.argsort(descending=True, stable=True).tolist():
+        live[index] = alive[index] & ~(live & (correlation[index] > DUPLICATE_CORRELATION)).any()
+    return AttributeStatus(live, alive & ~live, ~alive, fired_counts == 0)
+
+
+def reconstruction_error(reconstruction: Images, images: Images) -> PerImage:
+    """Mean over channels and pixels of (d(Φ(x)) - x)², one an image: L_if before its mean over the batch."""
+    return (reconstruction - images).square().mean(dim=(1, 2, 3))
+
+
+def area_resize(images: Images, size: tuple[int, int]) -> Float[Tensor, "b image_channels _ _"]:
+    """Images averaged by area to (height, width), the decoder's resolution; the very same tensor where it has that size."""
+    return images if tuple(images.shape[2:]) == tuple(size) else F.adaptive_avg_pool2d(images, size)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(_WIDEST_FLOAT.get(values.device.type, torch.float64))

@@ -1,0 +1,201 @@
+"""Files that are either whole or absent: atomic JSON and safetensors with size limits, and fingerprints of classifiers.
+
+Nothing here unpickles, and no path that stands in a file is ever opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import ArtifactError, DamagedArtifactError, NotAnArtifactError
+
+JSON_LIMIT = 64 * 2**20  # bytes
+TENSORS_LIMIT = 16 * 2**30  # bytes
+JSON_DEPTH = 64  # nested lists and objects
+_CHUNK = 2**22  # elements of a parameter that are brought to the CPU at once
+
+StrPath = str | os.PathLike[str]
+
+
+def artifact_folder(path: StrPath) -> Path:
+    """``path`` if it is a folder that can be read from. Raises ``NotAnArtifactError``."""
+    folder = Path(path)
+    if not folder.exists():
+        raise NotAnArtifactError(f"{folder} does not exist; expected a folder that was saved by flint_posthoc")
+    if not folder.is_dir():
+        raise NotAnArtifactError(f"{folder} is a file; expected a folder that was saved by flint_posthoc")
+    return folder
+
+
+def writable_folder(path: StrPath) -> Path:
+    """``path`` as a folder to write into, made with its parents where missing. Raises ``ArtifactError``."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be made a folder to write into: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{folder} is not writable")
+    return folder
+
+
+def write_bytes(path: StrPath, content: bytes) -> None:
+    """Replace the file by ``content`` at once. Raises ``ArtifactError``, and then the old file still stands."""
+    with _replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: StrPath, value: Mapping[str, Any]) -> None:
+    """Replace the file by a JSON object, UTF-8. Raises ``ArtifactError``, also for NaN and infinity, which JSON does not have."""
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+        write_bytes(path, text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: what was to be written is no JSON: {error}") from error
+
+
+def read_json(path: StrPath, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """The JSON object in a file of at most ``limit`` bytes.
+
+    Raises ``NotAnArtifactError`` where there is no such file, ``DamagedArtifactError`` where it is too large, malformed, nested
+    deeper than ``JSON_DEPTH``, holds NaN or infinity, or is not an object.
+    """
+    file = _existing_file(path, limit)
+    try:
+        value = json.loads(file.read_bytes(), parse_constant=_refuse, parse_float=_finite)
+        _check_depth(value)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedArtifactError(f"{file} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedArtifactError(f"{file} is damaged: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+class StoredTensors(NamedTuple):
+    """The contents of a safetensors file, on the CPU."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def write_tensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Replace the file by these tensors (safetensors; from any device, shared memory is written twice). Raises ``ArtifactError``."""
+    with _replacing(Path(path)) as temporary:
+        save_file(_separate(tensors), temporary, metadata=dict(metadata or {}))
+
+
+def read_tensors(path: StrPath, limit: int = TENSORS_LIMIT) -> StoredTensors:
+    """The tensors in a safetensors file of at most ``limit`` bytes, copied out of it to the CPU.
+
+    Raises ``NotAnArtifactError`` where there is no such file, ``DamagedArtifactError`` where it is too large, truncated or untrue.
+    """
+    file = _existing_file(path, limit)
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            return StoredTensors(tensors, dict(opened.metadata() or {}))
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise DamagedArtifactError(f"{file} is damaged: {error}") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 (hex) of the model's class and of name, dtype, shape and bytes of every parameter and buffer, in order of names.
+
+    The device, the memory layout and flags do not count. Of one tensor at most a few megabytes are on the CPU at a time.
+    """
+    digest = hashlib.sha256(f"{type(model).__module__}.{type(model).__qualname__}\n".encode())
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        for chunk in _chunks(tensor):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    flat = tensor.detach().reshape(-1)
+    for chunk in flat.split(_CHUNK) if len(flat) else ():
+        here = chunk.cpu().resolve_conj().resolve_neg().contiguous()
+        yield here.view(torch.uint8).numpy().data
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU that share no memory, as safetensors asks for."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        address = here.untyped_storage().data_ptr()
+        separate[name] = here.clone() if address in seen else here
+        seen.add(address)
+    return separate
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new file beside ``path`` that takes its place when the block ends well, and is removed when it does not."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _existing_file(path: StrPath, limit: int) -> Path:
+    file = Path(path)
+    if not file.exists():
+        raise NotAnArtifactError(f"{file} does not exist")
+    if not file.is_file():
+        raise DamagedArtifactError(f"{file} is damaged: expected a regular file")
+    if file.stat().st_size > limit:
+        raise DamagedArtifactError(f"{file} is too large: {file.stat().st_size} bytes, at most {limit} are read")
+    return file
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits)
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(JSON_DEPTH + 1):
+        level = [child for item in level for child in _children(item)]
+    if level:
+        raise ValueError(f"nested deeper than {JSON_DEPTH}")
+
+
+def _children(value: object) -> list[object]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
