@@ -1,0 +1,44 @@
+# Every target does its own set-up. VENV=path reuses an environment, PYTHON=path names the interpreter that a new one is made with.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.flint-posthoc-installed
+TEST_INSTALLED := $(VENV)/.flint-posthoc-test-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+
+demo: $(INSTALLED)  ## fit an interpreter to the embedded digits classifier and write pictures into flint-demo/
+	$(BIN)/flint-posthoc demo
+
+test: $(TEST_INSTALLED)  ## all tests; FLINT_DATA=folder adds those on real data
+	$(BIN)/python -m pytest -n 2
+
+lint: $(TEST_INSTALLED)  ## style, format, types and the order of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# --- examples, one target each ---
+
+
+# --- set-up, once for each change of setup.cfg ---
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "flint_posthoc needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)."; \
+	  echo "Name a newer one: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -f $(BIN)/python; exit 1; }
+
+$(INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(TEST_INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(INSTALLED)
