@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .errors import ArtifactError, DamagedArtifactError, NotAnArtifactError
@@ -54,8 +54,18 @@ def writable_folder(path: StrPath) -> Path:
 
 def write_bytes(path: StrPath, content: bytes) -> None:
     """Replace the file by ``content`` at once. Raises ``ArtifactError``, and then the old file still stands."""
-    with _replacing(Path(path)) as temporary:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
         temporary.write_bytes(content)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: StrPath, value: Mapping[str, Any]) -> None:
@@ -93,8 +103,11 @@ class StoredTensors(NamedTuple):
 
 def write_tensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Replace the file by these tensors (safetensors; from any device, shared memory is written twice). Raises ``ArtifactError``."""
-    with _replacing(Path(path)) as temporary:
-        save_file(_separate(tensors), temporary, metadata=dict(metadata or {}))
+    try:
+        content = save(_separate(tensors), metadata=dict(metadata or {}))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path}: these tensors cannot be written: {error}") from error
+    write_bytes(path, content)
 
 
 def read_tensors(path: StrPath, limit: int = TENSORS_LIMIT) -> StoredTensors:
@@ -112,11 +125,12 @@ def read_tensors(path: StrPath, limit: int = TENSORS_LIMIT) -> StoredTensors:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 (hex) of the model's class and of name, dtype, shape and bytes of every parameter and buffer, in order of names.
+    """SHA-256 (hex) of the model's class name and of name, dtype, shape and bytes of every parameter and buffer, in order of names.
 
-    The device, the memory layout and flags do not count. Of one tensor at most a few megabytes are on the CPU at a time.
+    The module that the class stands in does not count: it is ``__main__`` in a script and something else where that is imported.
+    Nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time.
     """
-    digest = hashlib.sha256(f"{type(model).__module__}.{type(model).__qualname__}\n".encode())
+    digest = hashlib.sha256(f"{type(model).__qualname__}\n".encode())
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in sorted(named, key=lambda pair: pair[0]):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -142,22 +156,6 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         separate[name] = here.clone() if address in seen else here
         seen.add(address)
     return separate
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its place when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -1,0 +1,166 @@
+"""The mathematics of DESIGN.md part 3 once more, slowly and obviously: Python floats and loops, arguments are nested lists or numpy arrays.
+
+Nothing here imports flint_posthoc. Tests compare fast code with it; ``rows`` turns a tensor into what it takes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+Vector = Sequence[float]
+Matrix = Sequence[Sequence[float]]
+
+
+def rows(tensor: Any) -> Any:
+    """A tensor as nested lists of Python floats."""
+    return tensor.detach().double().tolist()
+
+
+def mean(values: Vector) -> float:
+    return sum(values) / len(values)
+
+
+def softmax(logits: Vector) -> list[float]:
+    top = max(logits)
+    powers = [math.exp(value - top) for value in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def log_softmax(logits: Vector) -> list[float]:
+    top = max(logits)
+    log_sum = top + math.log(sum(math.exp(value - top) for value in logits))
+    return [value - log_sum for value in logits]
+
+
+def argmax(values: Vector) -> int:
+    best = 0
+    for index, value in enumerate(values):
+        if value > values[best]:
+            best = index
+    return best
+
+
+def entropy(values: Vector) -> float:
+    """E(v) = -Σ p log p with p = softmax(v)."""
+    return -sum(p * log_p for p, log_p in zip(softmax(values), log_softmax(values), strict=True))
+
+
+def output_fidelity(f_logits: Matrix, g_logits: Matrix) -> float:
+    """L_of = mean_b [ -Σ_c p_f log p_g ]."""
+    return mean(
+        [
+            -sum(p_f * log_p_g for p_f, log_p_g in zip(softmax(f), log_softmax(g), strict=True))
+            for f, g in zip(f_logits, g_logits, strict=True)
+        ]
+    )
+
+
+def kl_divergence(f_logits: Matrix, g_logits: Matrix) -> float:
+    """mean_b KL(p_f ‖ p_g) = mean_b Σ_c p_f (log p_f - log p_g)."""
+    per_sample = []
+    for f, g in zip(f_logits, g_logits, strict=True):
+        terms = zip(softmax(f), log_softmax(f), log_softmax(g), strict=True)
+        per_sample.append(sum(p_f * (log_p_f - log_p_g) for p_f, log_p_f, log_p_g in terms))
+    return mean(per_sample)
+
+
+def input_fidelity(reconstruction: Any, target: Any) -> float:
+    """L_if = mean over batch, channels and pixels of (d(Φ(x)) - x)²; any equal nesting."""
+    squares = [(one - other) ** 2 for one, other in zip(flattened(reconstruction), flattened(target), strict=True)]
+    return mean(squares)
+
+
+def flattened(nested: Any) -> list[float]:
+    return [value for part in nested for value in flattened(part)] if isinstance(nested, list | tuple) else [nested]
+
+
+def mean_attributes(attributes: Matrix) -> list[float]:
+    return [mean([row[j] for row in attributes]) for j in range(len(attributes[0]))]
+
+
+def conciseness_diversity(attributes: Matrix, zeta: float, mu: float, eta: float) -> float:
+    """L_cd = ζ [ mean_b E(Φ(x)) - μ E(mean_b Φ(x)) ] + η mean_{b,j} |φ_j|."""
+    conciseness = mean([entropy(row) for row in attributes])
+    diversity = entropy(mean_attributes(attributes))
+    l1 = mean([abs(value) for row in attributes for value in row])
+    return zeta * (conciseness - mu * diversity) + eta * l1
+
+
+def contributions(attributes: Matrix, weight: Matrix, classes: Sequence[int]) -> list[list[float]]:
+    """α_{j,c,x} = φ_j(x) W_{c,j}."""
+    return [[phi * weight[c][j] for j, phi in enumerate(row)] for row, c in zip(attributes, classes, strict=True)]
+
+
+def relevance(alpha: Matrix) -> list[list[float]]:
+    """r_{j,x} = α_j / max_i |α_i|; 0 where all α are 0."""
+    result = []
+    for row in alpha:
+        peak = max(abs(value) for value in row)
+        result.append([value / peak if peak > 0 else 0.0 for value in row])
+    return result
+
+
+def bias_share(alpha: Matrix, bias_of_class: Vector) -> list[float]:
+    """|b_ĉ| / (|b_ĉ| + Σ |α|)."""
+    result = []
+    for row, bias in zip(alpha, bias_of_class, strict=True):
+        total = abs(bias) + sum(abs(value) for value in row)
+        result.append(abs(bias) / total if total > 0 else 0.0)
+    return result
+
+
+def absolute_conciseness(r: Matrix, tau: float) -> float | None:
+    """CNS_τ: mean over explained samples of the number of j with |r_j| > 1/τ; ``None`` where no sample is explained."""
+    counts = [sum(abs(value) > 1 / tau for value in row) for row in r if any(row)]
+    return mean(counts) if counts else None
+
+
+def signed_conciseness(r: Matrix, tau: float) -> float | None:
+    """The same with r_j > 1/τ."""
+    counts = [sum(value > 1 / tau for value in row) for row in r if any(row)]
+    return mean(counts) if counts else None
+
+
+def global_relevance(r: Matrix, explained_class: Sequence[int], num_classes: int) -> list[list[float]]:
+    """r_{j,c}, (J, C): mean of r_{j,x} over explained samples of class c; NaN where there is none."""
+    result = []
+    for j in range(len(r[0])):
+        of_classes = [
+            [row[j] for row, c in zip(r, explained_class, strict=True) if c == wanted and any(row)] for wanted in range(num_classes)
+        ]
+        result.append([mean(values) if values else math.nan for values in of_classes])
+    return result
+
+
+def fidelity(f_logits: Matrix, g_logits: Matrix) -> float:
+    """Share of samples with the same predicted class."""
+    return mean([float(argmax(f) == argmax(g)) for f, g in zip(f_logits, g_logits, strict=True)])
+
+
+def correlation(attributes: Matrix, i: int, j: int) -> float:
+    """Pearson's correlation over samples; 0 where one of the two never varies."""
+    ours, theirs = [row[i] for row in attributes], [row[j] for row in attributes]
+    if len(set(ours)) == 1 or len(set(theirs)) == 1:
+        return 0.0
+    our_mean, their_mean = mean(ours), mean(theirs)
+    covariance = sum((a - our_mean) * (b - their_mean) for a, b in zip(ours, theirs, strict=True))
+    our_square = sum((a - our_mean) ** 2 for a in ours)
+    their_square = sum((b - their_mean) ** 2 for b in theirs)
+    return covariance / math.sqrt(our_square * their_square)
+
+
+def alive(r: Matrix) -> list[int]:
+    """The j with |r_{j,x}| > 0.2 on at least 0.1 % of samples."""
+    counts = [sum(abs(row[j]) > 0.2 for row in r) for j in range(len(r[0]))]
+    return [j for j, count in enumerate(counts) if count > 0 and count / len(r) >= 0.001 - 1e-12]
+
+
+def duplicates(attributes: Matrix, r: Matrix) -> list[int]:
+    """The alive j that correlate above 0.95 with an alive one that is kept; the one relevant more often is kept, then the lower index."""
+    counts = {j: sum(abs(row[j]) > 0.2 for row in r) for j in alive(r)}
+    kept: list[int] = []
+    dropped: list[int] = []
+    for j in sorted(counts, key=lambda index: (-counts[index], index)):
+        twin = any(correlation(attributes, j, other) > 0.95 for other in kept)
+        (dropped if twin else kept).append(j)
+    return sorted(dropped)
