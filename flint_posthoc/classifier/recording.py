@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -169,7 +170,7 @@ def recorded(model: nn.Module, observer: Observer) -> Iterator[Recording]:
         yield recording
 
 
-def two_samples(images: Images) -> Images:
+def two_samples(images: Images) -> Float[Tensor, "2 image_channels height width"]:
     """Two images, the first one twice if there is only one: enough to see which dimension is the batch."""
     return images[:2] if len(images) > 1 else images[:1].repeat(2, 1, 1, 1)
 

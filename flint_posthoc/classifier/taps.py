@@ -61,7 +61,7 @@ def _refusal(model: Any) -> str:
 
 
 def _calls_modules(model: fx.GraphModule) -> bool:
-    return any(node.op == "call_module" for node in model.graph.nodes)
+    return any(node.op == "call_module" and node.target != "_guards_fn" for node in model.graph.nodes)  # export adds a module of guards
 
 
 def check_device(model: nn.Module) -> torch.device:
@@ -122,12 +122,14 @@ def no_trace(model: nn.Module) -> Iterator[nn.Module]:
     ``requires_grad`` and ``grad``, grad mode, default dtype, backend flags and the global random state. Parameter values are not copied:
     ``frozen`` keeps optimisers away from them.
     """
-    states = (ModuleState(model), TensorState(unregistered_and_buffers(model)), ProcessState())
+    process = ProcessState()
+    modules, tensors = ModuleState(model), TensorState(unregistered_and_buffers(model))
     try:
         yield model
     finally:
-        for state in states:
-            state.restore()
+        modules.restore()
+        tensors.restore()
+        process.restore()
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
     A classifier without any parameter that asks for gradients is unfrozen; a partly frozen one is taken at its word. If the body raises,
     the starting parameters and buffers are restored as well.
     """
-    modules, process = ModuleState(model), ProcessState()
+    process, modules = ProcessState(), ModuleState(model)
     start = TensorState((*model.parameters(), *unregistered_and_buffers(model)))
     try:
         _unfreeze(model)
@@ -206,9 +208,10 @@ class _Capture:
         layout = self._layouts[tap]
 
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-            maps = self._adapter.canonical(output, layout)
-            self._maps[tap] = maps.clone() if layout.overwritten else maps
             self._missing[tap] -= 1
+            if self._missing[tap] <= 0:
+                maps = self._adapter.canonical(output, layout)
+                self._maps[tap] = maps.clone() if layout.overwritten else maps
 
         return keep
 
@@ -219,9 +222,13 @@ class _Capture:
 
     def activations(self) -> Activations:
         """The maps, in the order of the layouts. Raises ``LayerNotReachedError``."""
-        for layout, maps in zip(self._layouts, self._maps, strict=True):
-            if maps is None:
+        for layout, missing in zip(self._layouts, self._missing, strict=True):
+            if missing == layout.calls:
                 raise LayerNotReachedError(layer_not_reached(layout.layer))
+            if missing > 0:
+                raise LayerNotReachedError(
+                    f"layer {layout.layer!r} ran {layout.calls - missing} times in this pass, {layout.calls} times in preflight"
+                )
         return tuple(maps for maps in self._maps if maps is not None)
 
 

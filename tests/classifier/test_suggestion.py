@@ -1,0 +1,119 @@
+"""Which layers are suggested, and why."""
+
+import pytest
+import torch
+from models import Careless, ModuleCNN, SmallCNN, every_family, left_alone, mobile, residual, swin, vit
+from torch import Tensor, nn
+
+from flint_posthoc.classifier.adapter import find_adapter
+from flint_posthoc.classifier.preflight import preflight
+from flint_posthoc.errors import LayerError
+
+
+def suggested(model: nn.Module, size: int = 32) -> tuple[str, ...]:
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return find_adapter(model).suggest_layers(model, images).layers
+
+
+def torchvision_model(name: str) -> nn.Module:
+    import torchvision
+
+    return getattr(torchvision.models, name)(num_classes=20)
+
+
+def convnext() -> nn.Module:
+    from timm.models import ConvNeXt
+
+    return ConvNeXt(depths=(1, 1, 2, 2), dims=(8, 16, 24, 32), num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "layers"),
+    [
+        (SmallCNN, 32, ("conv1", "conv2")),
+        (residual, 48, ("layer3", "layer4.0")),
+        (mobile, 64, ("features.16", "features.17")),
+        (vit, 32, ("blocks.1", "blocks.2")),  # blocks.3's patch tokens do not reach the logits
+        (lambda: vit(registers=4), 32, ("blocks.1", "blocks.2")),
+        (swin, 32, ("layers.2.downsample", "layers.2.blocks.0")),
+        (convnext, 64, ("stages.3.downsample", "stages.3.blocks.0")),
+        (lambda: torchvision_model("resnet18"), 48, ("layer3", "layer4.0")),
+        (lambda: torchvision_model("squeezenet1_0"), 64, ("features.11", "features.12")),
+        (lambda: torchvision_model("vgg11"), 64, ("features.15", "features.20")),
+    ],
+)
+def test_layers_of_known_families(build, size, layers):
+    assert suggested(build(), size) == layers
+
+
+@every_family
+def test_it_leaves_no_trace_repeats_itself_and_passes_preflight(family):
+    model, images = family.build(), family.images(3)
+    adapter = find_adapter(model)
+    with left_alone(model):
+        first, second = adapter.suggest_layers(model, images), adapter.suggest_layers(model, images.flip(0))
+    assert first == second
+    assert preflight(model, first.layers, images).warnings == ()
+
+
+def test_a_model_that_writes_to_itself_is_left_alone():
+    model = Careless()
+    with left_alone(model):
+        assert suggested(model) == ("inner.conv1", "inner.conv2")
+
+
+def test_zero_weights_in_the_head_do_not_hide_the_layers():
+    model = SmallCNN()
+    nn.init.zeros_(model.fc2.weight)
+    assert suggested(model) == ("conv1", "conv2")
+
+
+def test_layers_that_run_twice_and_pooled_ones_are_left_out():
+    assert suggested(ModuleCNN()) == ("conv1", "conv2")
+
+
+def test_a_branch_is_no_bottleneck():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.left, self.right, self.join = (nn.Conv2d(width, 4, 3) for width in (3, 4, 4, 4))
+            self.head = nn.Linear(4, 7)
+
+        def forward(self, images: Tensor) -> Tensor:
+            stem = self.stem(images).relu()
+            return self.head(self.join(self.left(stem).relu() + self.right(stem).relu()).relu().amax((2, 3)))
+
+    assert suggested(Branches()) == ("stem", "join")
+
+
+def test_what_had_to_be_given_up_is_said():
+    images = torch.randn(2, 3, 16, 16)
+    linear = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7))
+    suggestion = find_adapter(linear).suggest_layers(linear, images)
+    assert suggestion.layers == ("0",)
+    assert "only linear layers follow: the interpreter may merely copy them; none before it differs enough" in suggestion.reason
+
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 7)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.conv(images).relu().amax((2, 3)) + images.mean((1, 2, 3))[:, None])
+
+    suggestion = find_adapter(Shortcut()).suggest_layers(Shortcut(), images)
+    assert suggestion.layers == ("conv",)
+    assert "other paths lead around it" in suggestion.reason
+
+
+def test_a_model_without_maps_asks_for_layers():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 7))
+    with left_alone(model), pytest.raises(LayerError, match=r"no layer with spatial or token extent that reaches the logits; pass layers="):
+        suggested(model, 8)
+
+
+def test_it_works_under_no_grad_and_inference_mode():
+    model = SmallCNN()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert suggested(model) == ("conv1", "conv2")
