@@ -1,1 +1,24 @@
-"""flint_posthoc: explain any pretrained image classifier in learned, human-viewable attributes."""
+"""flint_posthoc: explain any pretrained image classifier in learned, human-viewable attributes.
+
+explain = FlintExplainer(model, layers=["layer3", "layer4.0"])
+explain.fit(train_loader)
+print(explain(images))
+"""
+
+from .classifier.adapter import ModelAdapter as ModelAdapter
+from .classifier.adapter import Normalization as Normalization
+from .classifier.preflight import preflight as preflight
+from .errors import FlintError as FlintError
+from .errors import NotFitted as NotFitted
+from .evaluation.evaluation import Evaluation as Evaluation
+from .explainer import FlintExplainer as FlintExplainer
+from .interpretation.relevance import GlobalInterpretation as GlobalInterpretation
+from .interpretation.relevance import LocalInterpretation as LocalInterpretation
+from .learning import presets as presets
+from .learning.cache import ActivationCache as ActivationCache
+from .learning.history import FitHistory as FitHistory
+from .learning.losses import LossWeights as LossWeights
+from .learning.presets import FlintConfig as FlintConfig
+from .learning.schedule import LossSchedule as LossSchedule
+
+__version__ = "0.1.0"

@@ -103,3 +103,7 @@ class DamagedArtifactError(ArtifactError):
 
 class ClassifierMismatchError(ArtifactError, ValueError):
     """The artefact was made for another classifier."""
+
+
+class FlintWarning(UserWarning):
+    """Something works, but not as one might expect: a cache that is off, a batch too small for its loss, unshuffled data."""

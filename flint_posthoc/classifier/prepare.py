@@ -1,0 +1,111 @@
+"""From a model and a first batch to everything that the other rooms ask of the classifier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..arrays import Images
+from ..errors import ClassNamesError
+from .adapter import ModelAdapter, Normalization
+from .preflight import PreflightRecord, preflight
+from .taps import frozen
+from .view import ClassifierView, check_class_ids
+
+log = logging.getLogger("flint_posthoc")
+
+
+@dataclass(frozen=True)
+class ClassifierRequest:
+    """What the user asked for; ``None`` leaves the answer to the adapter or to the data."""
+
+    model: nn.Module
+    adapter: ModelAdapter
+    layers: tuple[str, ...] | None
+    classes: tuple[int, ...] | None
+    class_names: tuple[str, ...] | None
+    normalization: Normalization | None
+
+
+@dataclass(frozen=True)
+class PreparedClassifier:
+    """What a dry run over a first batch settled.
+
+    Attributes:
+        image_shape: (channels, height, width) of the images.
+        reason: why these layers, in words; empty where the user named them.
+        notes: what every result has to say: an estimated pixel range, a restricted f.
+    """
+
+    view: ClassifierView
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    normalization: Normalization
+    record: PreflightRecord
+    reason: str
+    notes: tuple[str, ...]
+
+
+def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
+    """Dry runs over ``images`` (B, channels, H, W): suggested layers where none were named, layouts, classes, pixel range.
+
+    Raises:
+        LayerError: a layer is never reached or has no map form, or none could be suggested.
+        ClassNamesError, ClassSelectionError: names or ``classes`` do not fit the number of outputs.
+        ClassifierOutputError: no finite (B, C) logits come out.
+    """
+    model, adapter = request.model, request.adapter
+    layers, reason = (request.layers, "") if request.layers else _suggested(model, adapter, images)
+    record = preflight(model, layers, images, adapter=adapter)
+    class_ids = None if request.classes is None else check_class_ids(request.classes, record.num_classes)
+    view = ClassifierView(model, adapter, record.layouts, adapter.output_kind(model), record.num_classes, class_ids)
+    names = _class_names(request, view)
+    normalization = request.normalization or adapter.normalization(model) or _estimated(images)
+    return PreparedClassifier(
+        view, (images.shape[1], images.shape[2], images.shape[3]), names, normalization, record, reason, _notes(view, normalization)
+    )
+
+
+def _suggested(model: nn.Module, adapter: ModelAdapter, images: Images) -> tuple[tuple[str, ...], str]:
+    with frozen(model):
+        suggestion = adapter.suggest_layers(model, images)
+    log.info("layers=%s suggested: %s", list(suggestion.layers), suggestion.reason)
+    return suggestion.layers, suggestion.reason
+
+
+def _class_names(request: ClassifierRequest, view: ClassifierView) -> tuple[str, ...]:
+    names, wanted = request.class_names, view.num_classes
+    if names is not None:
+        if len(names) != wanted:
+            explained = "" if view.class_ids is None else f" in classes= ({view.num_outputs} outputs in all)"
+            raise ClassNamesError(f"{len(names)} class names for {wanted} classes{explained}")
+        return names
+    known: Sequence[str] = request.adapter.class_names(request.model) or [f"class {index}" for index in range(view.num_outputs)]
+    if len(known) != view.num_outputs:
+        raise ClassNamesError(
+            f"the adapter {request.adapter.name!r} knows {len(known)} class names, the classifier has {view.num_outputs} outputs"
+        )
+    return tuple(known) if view.class_ids is None else tuple(known[index] for index in view.class_ids)
+
+
+def _estimated(images: Images) -> Normalization:
+    low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
+    return Normalization.from_range(low.tolist(), high.tolist())
+
+
+def _notes(view: ClassifierView, normalization: Normalization) -> tuple[str, ...]:
+    notes = []
+    if normalization.estimated:
+        notes.append("the pixel range was estimated from the data (pass normalization=Normalization(mean, std) to set it)")
+    if view.class_ids is not None:
+        notes.append(f"the classifier is explained restricted to {len(view.class_ids)} of its {view.num_outputs} classes")
+    return tuple(notes)
+
+
+def synthetic_images(shape: tuple[int, int, int], device: torch.device, count: int = 2) -> Images:
+    """Seeded noise of the right shape, for a dry run before there is data."""
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)).to(device)

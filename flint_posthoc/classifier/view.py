@@ -1,0 +1,106 @@
+"""The classifier as the rest of the plugin sees it: frozen, tapped, with its logits restricted to the classes being explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Activations, Images, Logits, PerImageFlag
+from ..errors import ClassSelectionError
+from .adapter import ModelAdapter, OutputKind, TapLayout
+from .taps import TappedClassifier, frozen, tapped
+
+
+def check_class_ids(class_ids: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
+    """``class_ids`` as they are, if they name at least two different outputs of ``num_classes``. Raises ``ClassSelectionError``."""
+    outside = [index for index in class_ids if not 0 <= index < num_classes]
+    if outside:
+        raise ClassSelectionError(f"classes={outside} are no outputs of a classifier with {num_classes} classes (0 to {num_classes - 1})")
+    if len(set(class_ids)) != len(class_ids) or len(class_ids) < 2:
+        raise ClassSelectionError(f"classes must name at least two different outputs, each once, got {list(class_ids)}")
+    return class_ids
+
+
+@dataclass(frozen=True)
+class ViewPass:
+    """One pass over a batch.
+
+    Attributes:
+        logits: f's over the explained classes (B, C).
+        inside: (B,), where its unrestricted prediction is one of them.
+    """
+
+    activations: Activations
+    logits: Logits
+    inside: PerImageFlag
+
+
+class OpenView:
+    """A classifier view while its hooks are on."""
+
+    def __init__(self, view: ClassifierView, run: TappedClassifier) -> None:
+        self._view, self._run = view, run
+
+    def __call__(self, images: Images) -> ViewPass:
+        """A full forward pass. Logits and activations come out in float32."""
+        result = self._run(images)
+        logits = result.logits.float()
+        return ViewPass(_floats(result.activations), self._view.restrict(logits), self._view.inside(logits))
+
+    def activations(self, images: Images) -> Activations:
+        """The tapped activations alone; the pass stops at the deepest tap."""
+        return _floats(self._run.activations(images))
+
+
+@dataclass(frozen=True)
+class ClassifierView:
+    """f, its tapped layers with their layouts, and which of its outputs are explained.
+
+    Attributes:
+        class_ids: the outputs of f that are explained, in the order of all class axes; ``None``: all of them.
+    """
+
+    model: nn.Module
+    adapter: ModelAdapter
+    layouts: tuple[TapLayout, ...]
+    kind: OutputKind
+    num_outputs: int
+    class_ids: tuple[int, ...] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """C, of the explained classes."""
+        return self.num_outputs if self.class_ids is None else len(self.class_ids)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(layout.layer for layout in self.layouts)
+
+    @property
+    def tap_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, height, width) of each tap in canonical form."""
+        return tuple((layout.channels, layout.height, layout.width) for layout in self.layouts)
+
+    def restrict(self, logits: Logits) -> Tensor:
+        """f's logits over the explained classes."""
+        return logits if self.class_ids is None else logits[:, list(self.class_ids)]
+
+    def inside(self, logits: Logits) -> PerImageFlag:
+        """Where f's unrestricted prediction is one of the explained classes."""
+        if self.class_ids is None:
+            return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        return torch.isin(self.kind.prediction(logits), torch.tensor(self.class_ids, device=logits.device))
+
+    @contextmanager
+    def frozen(self) -> Iterator[OpenView]:
+        """The classifier in eval mode with its parameters fixed and hooks on the taps; as it was afterwards, whatever happens."""
+        with frozen(self.model), tapped(self.model, self.adapter, self.layouts) as run:
+            yield OpenView(self, run)
+
+
+def _floats(activations: Activations) -> Activations:
+    return tuple(maps.float() for maps in activations)

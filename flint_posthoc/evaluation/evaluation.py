@@ -1,0 +1,277 @@
+"""Is the explanation any good? Every measure as sums over batches, reduced once at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arrays import ClassIndex, Logits, PerImageFlag
+from ..errors import EmptyDataError
+from ..interpreter.fitted import FittedInterpreter, ReadBatch
+from ..measures import (
+    AttributeMoments,
+    absolute_conciseness,
+    area_resize,
+    attribute_moments,
+    classify_attributes,
+    contributions,
+    explained,
+    fired_counts,
+    global_relevance_sums,
+    reconstruction_error,
+    relevance,
+    relevant_counts,
+    signed_conciseness,
+)
+
+TAUS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # of the paper's conciseness curves
+TOP_KS = (2, 3, 4, 5)
+MISSING = "-"
+PAIR_THRESHOLD = 0.1  # r_{j,c} above which an attribute counts for a class (the paper's)
+
+
+@dataclass(frozen=True)
+class EvaluationSums:
+    """Additive state: the sums of two halves of the data are the sums of the whole, so that several processes need one reduction."""
+
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    moments: AttributeMoments | None = None
+
+    def __add__(self, other: EvaluationSums) -> EvaluationSums:
+        if self.moments is None or other.moments is None:
+            return other if self.moments is None else self
+        return EvaluationSums({name: value + other.counts[name] for name, value in self.counts.items()}, self.moments + other.moments)
+
+
+def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
+    """The sums of one batch, in float64 on the CPU."""
+    kind, head = fitted.view.kind, fitted.interpreter.head
+    f, g = kind.prediction(batch.classifier_logits), kind.prediction(batch.interpreter_logits)
+    agrees = kind.agreement(batch.classifier_logits, batch.interpreter_logits)
+    alpha = contributions(batch.attributes, head.weight, g)
+    counted = explained(alpha)
+    r = relevance(alpha)[counted]
+    of_classes = global_relevance_sums(r, g[counted], fitted.view.num_classes)
+    divergence = kind.cross_entropy(batch.classifier_logits, batch.interpreter_logits) - kind.entropy(batch.classifier_logits)
+    counts = {
+        "samples": torch.tensor(len(f)),
+        "agreeing": agrees.sum(),
+        "agreeing_inside": batch.agrees.sum(),
+        "inside": batch.inside.sum(),
+        "explained": counted.sum(),
+        "divergence": divergence.sum(),
+        "top_k": _top_k_hits(f, batch.interpreter_logits),
+        "absolute": torch.stack([absolute_conciseness(r, tau).sum() for tau in TAUS]),
+        "signed": torch.stack([signed_conciseness(r, tau).sum() for tau in TAUS]),
+        "relevant": relevant_counts(r),
+        "fired": fired_counts(batch.attributes),
+        "relevance": of_classes.sum,
+        "relevance_counts": of_classes.counts,
+        **_reconstruction_sums(fitted, batch, f),
+        **_label_counts(f, g, agrees, batch.labels),
+    }
+    return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes))
+
+
+def _reconstruction_sums(fitted: FittedInterpreter, batch: ReadBatch, f: ClassIndex) -> dict[str, Tensor]:
+    """Squared errors of d(Φ(x)) and of the class-mean image (by label, or by f), on [0, 1] pixels at the decoder's resolution."""
+    pixels = fitted.normalization.denormalize
+    decoder = fitted.interpreter.decoder
+    target = pixels(area_resize(batch.images, decoder.resolution))
+    class_means = fitted.class_means[f if batch.labels is None else batch.labels]
+    guesses = {"reconstruction": decoder(batch.attributes), "class_mean": class_means}
+    return {name: reconstruction_error(pixels(guess), target).sum() for name, guess in guesses.items()}
+
+
+def _top_k_hits(prediction: ClassIndex, logits: Logits) -> Tensor:
+    order = logits.topk(min(max(TOP_KS), logits.shape[1]), dim=1).indices
+    return torch.stack([(order[:, :k] == prediction[:, None]).any(dim=1).sum() for k in TOP_KS])
+
+
+def _label_counts(f: ClassIndex, g: ClassIndex, agrees: PerImageFlag, labels: Tensor | None) -> dict[str, Tensor]:
+    zero = torch.tensor(0)
+    if labels is None:
+        return dict.fromkeys(("labelled", "f_correct", "g_correct", "agreeing_on_errors", "agreeing_on_correct"), zero)
+    correct = f == labels
+    return {
+        "labelled": torch.tensor(len(f)),
+        "f_correct": correct.sum(),
+        "g_correct": (g == labels).sum(),
+        "agreeing_on_errors": (agrees & ~correct).sum(),
+        "agreeing_on_correct": (agrees & correct).sum(),
+    }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How far to trust the explanations, over one set of data. Shares are in [0, 1]; ``None`` where labels are needed and there are none.
+
+    Attributes:
+        fidelity: share of images on which g's class is f's (f over the explained classes).
+        fidelity_on_errors, fidelity_on_correct: the same where f is wrong, where it is right.
+        inside_classes: share of images whose unrestricted f prediction is an explained class; fidelity_inside: that agree and are inside.
+        conciseness: CNS by τ as {"absolute": mean number of attributes with |r| > 1/τ, "signed": with r > 1/τ} over explained images.
+        reconstruction_error: mean squared error of d(Φ(x)) on [0, 1] pixels.
+        relative_reconstruction_error: the same over that of the class-mean image (class by label, or by f without labels).
+        live_attributes, duplicate_attributes, dead_attributes: numbers of the J attributes; never_fires is a part of the dead ones.
+        classes_per_attribute: for each attribute the number of classes with r_{j,c} > 0.1.
+        unexplained: share of images to which no attribute contributes.
+    """
+
+    samples: int
+    num_attributes: int
+    classifier_accuracy: float | None
+    interpreter_accuracy: float | None
+    fidelity: float
+    fidelity_on_errors: float | None
+    fidelity_on_correct: float | None
+    inside_classes: float
+    fidelity_inside: float
+    top_k_fidelity: dict[int, float]
+    kl_divergence: float
+    conciseness: dict[float, dict[str, float]]
+    reconstruction_error: float
+    relative_reconstruction_error: float
+    live_attributes: tuple[int, ...]
+    duplicate_attributes: tuple[int, ...]
+    dead_attributes: tuple[int, ...]
+    never_fires: tuple[int, ...]
+    classes_per_attribute: tuple[int, ...]
+    unexplained: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        plain = asdict(self)
+        return plain | {name: {str(key): value for key, value in plain[name].items()} for name in ("top_k_fidelity", "conciseness")}
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(measure, figure, what it means), in the order in which a reader should see them."""
+        rows = [*self._accuracy_rows(), *self._fidelity_rows(), *self._attribute_rows()]
+        return [row for row in rows if row[1] != MISSING]
+
+    def _accuracy_rows(self) -> Iterable[tuple[str, str, str]]:
+        yield "images", f"{self.samples:,}", "that these figures were measured on"
+        yield "accuracy of the classifier", _percent(self.classifier_accuracy), "f against the labels; f itself was not changed"
+        yield "accuracy of the interpreter", _percent(self.interpreter_accuracy), "g against the labels, if it were used as the model"
+        if self.inside_classes < 1:
+            yield (
+                "predictions inside the classes",
+                _percent(self.inside_classes),
+                "f's unrestricted class is explained; elsewhere nothing is",
+            )
+
+    def _fidelity_rows(self) -> Iterable[tuple[str, str, str]]:
+        yield "fidelity", _percent(self.fidelity), "of the images get the same class from interpreter and classifier"
+        yield "fidelity on the classifier's errors", _percent(self.fidelity_on_errors), "the harder test: does g repeat f's mistakes too?"
+        yield "fidelity where it is right", _percent(self.fidelity_on_correct), "easier, since two good models agree anyway"
+        for k, share in self.top_k_fidelity.items():
+            yield f"top-{k} fidelity", _percent(share), f"f's class is among the interpreter's first {k}"
+        yield "KL divergence", f"{self.kl_divergence:.4f}", "nats between the two predicted distributions; 0 is a perfect copy"
+
+    def _attribute_rows(self) -> Iterable[tuple[str, str, str]]:
+        for tau in (2.0, 5.0):
+            counts = self.conciseness[tau]
+            meaning = f"attributes an explanation with |relevance| > {1 / tau:.1f} ({counts['signed']:.2f} with r > {1 / tau:.1f}); fewer is easier to read"
+            yield f"conciseness, τ = {tau:.0f}", f"{counts['absolute']:.2f}", meaning
+        used, wasted = (
+            f"{len(self.live_attributes)} of {self.num_attributes}",
+            f"{len(self.duplicate_attributes)}, {len(self.dead_attributes)}",
+        )
+        yield "attributes in use", used, "matter for at least 0.1 % of the images and double no other"
+        yield "duplicates, dead", wasted, f"double another one; never matter ({len(self.never_fires)} never even fire)"
+        yield (
+            "classes an attribute serves",
+            f"{_mean(self.classes_per_attribute, self.live_attributes):.1f}",
+            "on average, of those in use (r > 0.1)",
+        )
+        relative = f"mean squared, on [0, 1] pixels; {self.relative_reconstruction_error:.2f} of what the mean image of the class gets"
+        yield "reconstruction error", f"{self.reconstruction_error:.4f}", relative
+        yield "unexplained", _percent(self.unexplained), "of the images have no attribute in their explanation"
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines = [f"{name:<{widths[0]}}  {figure:>{widths[1]}}  {meaning}" for name, figure, meaning in rows]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None or math.isnan(share) else f"{100 * share:.2f} %"
+
+
+def _mean(values: Sequence[int], selected: Sequence[int]) -> float:
+    return sum(values[index] for index in selected) / max(1, len(selected))
+
+
+def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
+    """The figures from the sums over all data. Raises ``EmptyDataError`` for sums over nothing."""
+    counts = sums.counts
+    if sums.moments is None:
+        raise EmptyDataError("the data held no batch, there is nothing to evaluate")
+    samples, explained = float(counts["samples"]), float(counts["explained"])
+    status = classify_attributes(counts["relevant"].long(), int(samples), sums.moments.correlation(), counts["fired"].long())
+    global_relevance = counts["relevance"] / counts["relevance_counts"]
+    return Evaluation(
+        samples=int(samples),
+        num_attributes=len(counts["fired"]),
+        **_label_shares(counts),
+        fidelity=float(counts["agreeing"]) / samples,
+        inside_classes=float(counts["inside"]) / samples,
+        fidelity_inside=float(counts["agreeing_inside"]) / samples,
+        top_k_fidelity=_top_k_shares(counts, samples),
+        kl_divergence=float(counts["divergence"]) / samples,
+        conciseness=_conciseness(counts, explained),
+        reconstruction_error=float(counts["reconstruction"]) / samples,
+        relative_reconstruction_error=float(counts["reconstruction"]) / max(float(counts["class_mean"]), 1e-12),
+        live_attributes=_indices(status.live),
+        duplicate_attributes=_indices(status.duplicate),
+        dead_attributes=_indices(status.dead),
+        never_fires=_indices(status.never_fires),
+        classes_per_attribute=tuple((global_relevance > PAIR_THRESHOLD).sum(dim=1).tolist()),
+        unexplained=1 - explained / samples,
+        notes=notes,
+    )
+
+
+def _top_k_shares(counts: dict[str, Tensor], samples: float) -> dict[int, float]:
+    shares = zip(TOP_KS, (counts["top_k"] / samples).tolist(), strict=True)
+    return {k: share for k, share in shares if k < len(counts["relevance_counts"])}
+
+
+def _conciseness(counts: dict[str, Tensor], explained: float) -> dict[float, dict[str, float]]:
+    means = (
+        zip(TAUS, (counts["absolute"] / explained).tolist(), (counts["signed"] / explained).tolist(), strict=True)
+        if explained
+        else ((tau, math.nan, math.nan) for tau in TAUS)
+    )
+    return {tau: {"absolute": absolute, "signed": signed} for tau, absolute, signed in means}
+
+
+def _label_shares(counts: dict[str, Tensor]) -> dict[str, float | None]:
+    labelled, correct = float(counts["labelled"]), float(counts["f_correct"])
+    parts = {
+        "classifier_accuracy": ("f_correct", labelled),
+        "interpreter_accuracy": ("g_correct", labelled),
+        "fidelity_on_errors": ("agreeing_on_errors", labelled - correct),
+        "fidelity_on_correct": ("agreeing_on_correct", correct),
+    }
+    return {name: float(counts[key]) / whole if whole else None for name, (key, whole) in parts.items()}
+
+
+def _indices(flags: Tensor) -> tuple[int, ...]:
+    return tuple(flags.nonzero().flatten().tolist())
+
+
+@torch.no_grad()
+def evaluate(fitted: FittedInterpreter, data: Iterable[Any]) -> Evaluation:
+    """All measures over ``data``, in one pass and bounded memory. Raises ``EmptyDataError`` where it holds no batch."""
+    total = EvaluationSums()
+    for batch in fitted.read(data):
+        total = total + batch_sums(fitted, batch)
+    return conclude(total, fitted.notes)

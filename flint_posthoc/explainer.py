@@ -1,0 +1,338 @@
+"""``FlintExplainer``: the facade. It only wires the rooms."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .arrays import Images
+from .artifact import JSON_NAME, TENSORS_NAME, SavedExplainer, load, save
+from .classifier.adapter import ModelAdapter, Normalization, find_adapter
+from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
+from .classifier.taps import check_device, no_trace, resolve_layers, unwrap
+from .data import FirstPass, num_images
+from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
+from .evaluation.evaluation import Evaluation, evaluate
+from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
+from .interpreter.fitted import FittedInterpreter
+from .interpreter.interpreter import Interpreter
+from .interpreter.standalone import InterpreterClassifier
+from .learning.cache import ActivationCache
+from .learning.fitting import FitRequest, fit, new_interpreter, preparation_for, with_progress
+from .learning.history import FitHistory
+from .learning.losses import LossWeights
+from .learning.presets import FlintConfig
+from .learning.schedule import LossSchedule
+
+PRECISIONS = ("auto", "float32")
+
+
+def automatic_num_attributes(num_classes: int) -> int:
+    """J where none is asked for: 25 for ten classes or fewer as in the paper, 2.5 a class beyond, at most 256."""
+    return min(256, max(25, round(2.5 * num_classes)))
+
+
+class FlintExplainer:
+    """Makes an image classifier explain itself in J learned attributes.
+
+    Args:
+        model: any ``nn.Module`` that maps images (B, channels, H, W) to logits (B, C). It stays frozen, bit for bit.
+        layers: names of the layers to read, as in ``model.named_modules()``; ``None``: the adapter suggests.
+        num_attributes: J; ``None``: 25 for up to ten classes, 2.5 a class beyond, at most 256.
+        class_names: of the explained classes.
+        classes: outputs of the classifier to explain, if not all; class axes and labels are then positions in it.
+        normalization: how [0, 1] pixels became the classifier's input; ``None``: the adapter's, or estimated from the data, and results say so.
+        input_size: (channels, height, width); ``None``: the adapter's, or the first batch decides.
+        device: where to work; ``None``: where the model is. Another one moves the model.
+        joint: train the classifier too (by design).
+        adapter: what to know of the model's family; ``None``: the installed adapter that matches.
+        config: sizes, loss weights, schedule and optimisation; presets are such values.
+
+    Raises:
+        UnsupportedClassifierError, DevicePlacementError: the model cannot be read, or stands in two places.
+        LayerError: a layer is unknown, named twice, never reached or has no map form.
+        ConfigurationError: J < 1, class names of the wrong number, classes that do not exist.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layers: Sequence[str] | None = None,
+        num_attributes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        classes: Sequence[int] | None = None,
+        normalization: Normalization | None = None,
+        input_size: tuple[int, int, int] | None = None,
+        device: torch.device | str | None = None,
+        joint: bool = False,
+        adapter: ModelAdapter | None = None,
+        config: FlintConfig | None = None,
+    ) -> None:
+        self.model = unwrap(model)
+        self.device = check_device(self.model)
+        if num_attributes is not None and num_attributes < 1:
+            raise ConfigurationError(f"num_attributes must be at least 1, got {num_attributes}")
+        self.adapter = adapter or find_adapter(self.model)
+        self.num_attributes, self.joint, self.config = num_attributes, joint, config or FlintConfig()
+        self._request = ClassifierRequest(
+            self.model,
+            self.adapter,
+            None if layers is None else resolve_layers(self.model, layers),
+            None if classes is None else tuple(classes),
+            None if class_names is None else tuple(class_names),
+            normalization,
+        )
+        self._prepared: PreparedClassifier | None = None
+        self._saved: SavedExplainer | None = None
+        if device is not None:
+            self.to(device)
+        self._prepare_early(input_size)
+
+    def _prepare_early(self, input_size: tuple[int, int, int] | None) -> None:
+        shape = input_size or self.adapter.input_size(self.model)
+        if shape is None:
+            return
+        try:
+            self._prepare(synthetic_images(shape, self.device))
+        except ImageShapeError:
+            if input_size is not None:
+                raise  # the adapter's word is a guess that the first batch corrects; the user's is not
+
+    def _prepare(self, images: Images) -> PreparedClassifier:
+        if self._prepared is None or self._prepared.image_shape != tuple(images.shape[1:]):
+            self._prepared = prepare(self._request, images.to(self.device))
+        return self._prepared
+
+    # ---- what is there ----
+
+    @property
+    def fitted(self) -> FittedInterpreter:
+        """The fitted interpreter with its classifier. Raises ``NotFitted`` before ``fit`` or ``from_pretrained``."""
+        if self._saved is None:
+            raise NotFitted("this FlintExplainer has no interpreter yet; call fit(data), or FlintExplainer.from_pretrained(folder, model)")
+        return self._saved.fitted
+
+    @property
+    def interpreter(self) -> Interpreter:
+        """Ψ, h and d as one ``nn.Module``."""
+        return self.fitted.interpreter
+
+    @property
+    def history(self) -> FitHistory:
+        """Of the last fit."""
+        _ = self.fitted
+        return self._saved.history  # type: ignore[union-attr]
+
+    @property
+    def layers(self) -> tuple[str, ...] | None:
+        """The tapped layers; ``None`` while they wait for a first batch to be suggested."""
+        return self._request.layers if self._prepared is None else self._prepared.view.layers
+
+    @property
+    def preflight(self) -> PreparedClassifier | None:
+        """What a dry run found, with the reason for suggested layers; ``None`` before the size of an image is known."""
+        return self._prepared
+
+    def __repr__(self) -> str:
+        state = (
+            "not fitted" if self._saved is None else f"{self.interpreter.num_attributes} attributes, {len(self.fitted.class_names)} classes"
+        )
+        return f"FlintExplainer({type(self.model).__name__}, layers={self.layers}, {state})"
+
+    def to(self, device: torch.device | str) -> FlintExplainer:
+        """Move classifier and interpreter. Raises ``DevicePlacementError`` where the device is not to be had."""
+        try:
+            self.model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise DevicePlacementError(f"cannot move the classifier to {device!r}: {error}") from error
+        self.device = check_device(self.model)
+        if self._saved is not None:
+            fitted = dataclasses.replace(
+                self.fitted, interpreter=self.interpreter.to(self.device), class_means=self.fitted.class_means.to(self.device)
+            )
+            self._saved = dataclasses.replace(self._saved, fitted=fitted)
+        return self
+
+    # ---- learning ----
+
+    def fit(
+        self,
+        data: Iterable[Any],
+        *,
+        validation: Iterable[Any] | None = None,
+        epochs: int | None = None,
+        max_steps: int | str = "auto",
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        weights: LossWeights | None = None,
+        schedule: LossSchedule | None = None,
+        seed: int = 0,
+        cache: str | ActivationCache = "auto",
+        precision: str = "auto",
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> FitHistory:
+        """Learn the interpreter of the frozen classifier. Labels are not needed.
+
+        Args:
+            data: any iterable of images, of (images, labels) or of dicts as Hugging Face loaders give; images as the classifier sees them.
+            validation: the same, to judge each epoch by.
+            epochs, max_steps: how long; by default as long as the size of the data asks for.
+            batch_size, learning_rate, weights, schedule: the config's, where ``None``.
+            cache: where f's activations are kept: "memory", "off" (f runs in every epoch), "auto", or a cache that was built before.
+            precision: of f's pass: "auto" (its own) or "float32".
+            checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
+
+        Raises:
+            DataError: empty or malformed data. TrainingDivergedError: a loss term became NaN. ConfigurationError: settings out of range.
+        """
+        settings = _given(
+            self.config.settings, epochs=epochs, max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+        )
+        config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
+        if self.joint:
+            raise ConfigurationError(
+                "joint=True is not part of this version yet; fit with joint=False, which leaves the classifier as it is"
+            )
+        if precision not in PRECISIONS:
+            raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        with no_trace(self.model):
+            torch.manual_seed(seed)  # of a shuffling loader too
+            first_pass = FirstPass(data)
+            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress)
+            prepared = self._prepare(first_pass.images)
+            num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
+            result = fit(prepared, num_attributes, config, request, self.device)
+        fitted = FittedInterpreter(
+            prepared.view,
+            result.interpreter,
+            prepared.image_shape,
+            prepared.normalization,
+            prepared.class_names,
+            result.survey.class_means.to(self.device),
+            prepared.notes,
+        )
+        self._saved = SavedExplainer(fitted, result.history)
+        return result.history
+
+    def cache(self, data: Iterable[Any], *, progress: bool = True) -> ActivationCache:
+        """f's activations over ``data``, read exactly once, for several fits: ``explain.fit(data, cache=explain.cache(data))``.
+
+        Raises:
+            DataError: empty or malformed data.
+        """
+        with no_trace(self.model):
+            first_pass = FirstPass(data)
+            prepared = self._prepare(first_pass.images)
+            preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
+            return ActivationCache.build(
+                preparation, with_progress(preparation.passes(first_pass), "activations", num_images(data), progress)
+            )
+
+    # ---- meaning ----
+
+    def __call__(self, images: Images, *, for_class: str | int | Tensor = "interpreter") -> LocalInterpretation:
+        """Why these predictions?
+
+        Args:
+            images: (B, channels, H, W) as the classifier sees them, of the size that was fitted.
+            for_class: which class to explain: "interpreter" (g's prediction), "classifier" (f's), one class, or a tensor (B,) of them.
+
+        Raises:
+            NotFitted, ImageShapeError, NonFinitePixelsError, ClassSelectionError.
+        """
+        return interpret_locally(self.fitted, images, for_class)
+
+    def global_interpretation(
+        self, data: Iterable[Any], *, samples_per_class: int = 100, agreeing_only: bool = False, seed: int = 0
+    ) -> GlobalInterpretation:
+        """What does each class consist of? One pass; at most ``samples_per_class`` images a class go into a mean, drawn uniformly.
+
+        Raises:
+            NotFitted, DataError; ConfigurationError for ``samples_per_class`` < 1.
+        """
+        return interpret_globally(self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
+
+    def reconstruct(self, images: Images) -> Images:
+        """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
+        fitted = self.fitted
+        attributes = next(fitted.read([images])).attributes
+        return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
+
+    def evaluate(self, data: Iterable[Any]) -> Evaluation:
+        """How far to trust it: all measures in one pass. Labels, where ``data`` has them, are positions in the explained classes.
+
+        Raises:
+            NotFitted, DataError.
+        """
+        return evaluate(self.fitted, data)
+
+    def as_classifier(self) -> InterpreterClassifier:
+        """g as the final model, an ``nn.Module`` on a copy of f cut at the deepest tap; its ``savings`` say what that saves."""
+        return InterpreterClassifier(self.fitted)
+
+    # ---- keeping ----
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write interpreter, settings and f's fingerprint into ``folder`` (JSON and safetensors, a few hundred kilobytes) and return it.
+
+        Raises:
+            NotFitted; ArtifactError where the folder cannot be written.
+        """
+        _ = self.fitted
+        return save(folder, self._saved)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        model: nn.Module,
+        *,
+        device: torch.device | str | None = None,
+        adapter: ModelAdapter | None = None,
+        allow_other_classifier: bool = False,
+    ) -> FlintExplainer:
+        """A saved explainer beside the classifier that it was fitted to.
+
+        Args:
+            folder: written by ``save_pretrained``, or the name of a repository on the Hugging Face hub.
+            allow_other_classifier: insist on a classifier of another fingerprint; every result then says so.
+
+        Raises:
+            NotAnArtifactError, DamagedArtifactError, ClassifierMismatchError.
+        """
+        explainer = cls(model, device=device, adapter=adapter)
+        with no_trace(explainer.model):
+            explainer._saved = load(_local(folder), explainer.model, explainer.adapter, explainer.device, insist=allow_other_classifier)
+        return explainer
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            return str(api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(folder)))
+
+
+def _given(config: Any, **changes: Any) -> Any:
+    return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _local(folder: str | Path) -> Path:
+    path = Path(folder)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        return path
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME]))

@@ -1,0 +1,330 @@
+"""Which attributes made this prediction, and which make up a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, PerImage, PerImageFlag, Relevance, Weight
+from ..classifier.adapter import OutputKind
+from ..errors import ClassSelectionError, ConfigurationError
+from ..figures import Figure, local_interpretation, relevance_heatmap, shorten
+from ..interpreter.fitted import FittedInterpreter
+from ..measures import bias_share, contributions, explained, relevance
+
+
+class AttributeRelevance(NamedTuple):
+    """One attribute's part in one prediction."""
+
+    attribute: int
+    relevance: float  # r_{j,x}, in [-1, 1]
+    contribution: float  # α_{j,c,x}, in logits
+    activation: float  # φ_j(x) ≥ 0
+
+
+@dataclass(frozen=True)
+class LocalInterpretation:
+    """Why these predictions? One row an image; class axes are positions in ``class_ids``.
+
+    Attributes:
+        pixels: (B, channels, H, W) in [0, 1], for pictures.
+        attributes: φ (B, J).  contributions: α_{j,c,x} (B, J) for the explained class.  relevance: r (B, J) in [-1, 1].
+        classifier_logits, interpreter_logits: (B, C) of f and g.
+        explained_class: (B,).  agrees: (B,), where f and g lead to the same decision and f's unrestricted prediction is an explained class.
+        bias_share: (B,) in [0, 1], the part of the evidence that no attribute has.
+        notes: what else a reader has to know: an estimated pixel range, a restricted f …
+    """
+
+    pixels: Images
+    attributes: Attributes
+    classifier_logits: Logits
+    interpreter_logits: Logits
+    explained_class: ClassIndex
+    classifier_class: ClassIndex
+    contributions: Contributions
+    relevance: Relevance
+    agrees: PerImageFlag
+    bias_share: PerImage
+    class_names: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.relevance)
+
+    @property
+    def unexplained(self) -> Tensor:
+        """(B,) bool: no attribute contributes anything."""
+        return ~explained(self.contributions)
+
+    def top(self, k: int = 5) -> list[list[AttributeRelevance]]:
+        """For each image its ``k`` attributes of largest absolute relevance, largest first; attributes without any part are left out."""
+        order = self.relevance.abs().argsort(dim=1, descending=True, stable=True)[:, :k]
+        return [
+            [self._entry(image, attribute) for attribute in row if self.relevance[image, attribute] != 0]
+            for image, row in enumerate(order.tolist())
+        ]
+
+    def _entry(self, image: int, attribute: int) -> AttributeRelevance:
+        return AttributeRelevance(
+            attribute, *(float(values[image, attribute]) for values in (self.relevance, self.contributions, self.attributes))
+        )
+
+    def caveat(self, index: int) -> str:
+        """What a reader of image ``index``'s explanation must know before believing it; empty where there is nothing."""
+        sentences = []
+        if not self.agrees[index]:
+            f, g = (self.class_names[int(classes[index])] for classes in (self.classifier_class, self.interpreter_logits.argmax(dim=1)))
+            sentences.append(
+                f"the classifier says {f!r}, the interpreter {g!r}: this does not explain the classifier's prediction"
+                if f != g
+                else f"the classifier's unrestricted prediction is none of the {len(self.class_ids)} explained classes"
+            )
+        if self.unexplained[index]:
+            sentences.append("no attribute takes part: unexplained")
+        return "; ".join(sentences)
+
+    def describe(self, index: int, k: int = 5) -> str:
+        """Image ``index``'s explanation in a few lines of text."""
+        name = self.class_names[int(self.explained_class[index])]
+        parts = ", ".join(f"φ{entry.attribute} {entry.relevance:+.2f}" for entry in self.top(k)[index]) or "nothing"
+        caveat = self.caveat(index)
+        return f"image {index}: {name!r} because of {parts} (bias share {self.bias_share[index]:.0%})" + (
+            f"\n  CAUTION: {caveat}" if caveat else ""
+        )
+
+    def __str__(self) -> str:
+        shown = min(len(self), 10)
+        lines = [f"LocalInterpretation of {len(self)} images: classifier and interpreter agree on {int(self.agrees.sum())}"]
+        lines += [self.describe(index) for index in range(shown)]
+        lines += [f"… and {len(self) - shown} more"] * (len(self) > shown) + [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def plot(self, index: int = 0, *, k: int = 8) -> Figure:
+        """Image ``index`` beside its ``k`` strongest attributes; a disagreement is written in the heading."""
+        entries = self.top(k)[index]
+        heading = f"{shorten(self.class_names[int(self.explained_class[index])])}: which attributes made this prediction?"
+        attributes, values = [entry.attribute for entry in entries], [entry.relevance for entry in entries]
+        return local_interpretation(self.pixels[index].cpu().numpy(), attributes, values, heading=heading, warning=self.caveat(index))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the pixels; ``agrees`` travels with every row."""
+        columns = (
+            "explained_class",
+            "classifier_class",
+            "agrees",
+            "bias_share",
+            "relevance",
+            "contributions",
+            "attributes",
+            "classifier_logits",
+            "interpreter_logits",
+        )
+        rows = zip(*(getattr(self, column).tolist() for column in columns), strict=True)
+        images = [dict(zip(columns, row, strict=True)) | {"caveat": self.caveat(index)} for index, row in enumerate(rows)]
+        return {"class_names": list(self.class_names), "class_ids": list(self.class_ids), "notes": list(self.notes), "images": images}
+
+
+def explained_classes(
+    for_class: str | int | Tensor, *, kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits
+) -> ClassIndex:
+    """The class to explain for each image (b,): ``"interpreter"`` (g's prediction), ``"classifier"`` (f's), one class, or a tensor (b,).
+
+    Raises:
+        ClassSelectionError: another word, a class that does not exist, or a tensor of another length.
+    """
+    if isinstance(for_class, str):
+        predicted = {"interpreter": interpreter_logits, "classifier": classifier_logits}
+        if for_class not in predicted:
+            raise ClassSelectionError(f"for_class must be 'interpreter', 'classifier', a class or a tensor of classes, got {for_class!r}")
+        return kind.prediction(predicted[for_class])
+    batch, num_classes = interpreter_logits.shape
+    classes = torch.as_tensor(for_class, device=interpreter_logits.device)
+    if classes.dtype.is_floating_point or classes.dtype == torch.bool or classes.shape not in ((), (batch,)):
+        raise ClassSelectionError(
+            f"for_class must be one whole number or {batch} of them, got {classes.dtype} of shape {tuple(classes.shape)}"
+        )
+    if bool(((classes < 0) | (classes >= num_classes)).any()):
+        raise ClassSelectionError(f"for_class must be in 0 to {num_classes - 1}, got {sorted(set(classes.flatten().tolist()))}")
+    return classes.long().expand(batch)
+
+
+class Explanation(NamedTuple):
+    """Contributions and relevance of a batch for one class an image."""
+
+    contributions: Contributions
+    relevance: Relevance
+    bias_share: PerImage
+
+
+def explain_attributes(attributes: Attributes, weight: Weight, bias: Bias, classes: ClassIndex) -> Explanation:
+    """α_{j,c,x}, r_{j,x} and the bias share for the class of each image (DESIGN.md part 2)."""
+    alpha = contributions(attributes, weight, classes)
+    return Explanation(alpha, relevance(alpha), bias_share(alpha, bias[classes]))
+
+
+class ClassAttributePair(NamedTuple):
+    """An attribute that makes up a class."""
+
+    attribute: int
+    class_index: int
+    relevance: float
+
+
+SIGNS = {"positive": lambda values: values, "negative": lambda values: -values, "both": torch.abs}
+
+
+@dataclass(frozen=True)
+class GlobalInterpretation:
+    """What does each class consist of?
+
+    Attributes:
+        relevance: r_{j,c} (J, C), the mean of r_{j,x} over sampled images with ĉ = c; NaN where no image was predicted as c.
+        counts: (C,) images that went into each mean.
+        disagreement: (C,) share of all images with ĉ = c on which f disagrees; NaN where there was none.
+    """
+
+    relevance: Tensor
+    counts: Tensor
+    disagreement: Tensor
+    class_names: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def pairs(self, threshold: float = 0.1, *, sign: str = "positive") -> list[ClassAttributePair]:
+        """The pairs with r_{j,c} > ``threshold`` (0.1 in the paper), strongest first.
+
+        Args:
+            sign: "positive", "negative" (r < -threshold) or "both".
+
+        Raises:
+            ConfigurationError: a threshold outside [0, 1) or an unknown sign.
+        """
+        if sign not in SIGNS or not 0 <= threshold < 1:
+            raise ConfigurationError(f"threshold must be in [0, 1) and sign one of {sorted(SIGNS)}, got {threshold} and {sign!r}")
+        strength = SIGNS[sign](self.relevance)
+        found = [ClassAttributePair(j, c, float(self.relevance[j, c])) for j, c in (strength > threshold).nonzero().tolist()]
+        return sorted(found, key=lambda pair: -abs(pair.relevance))
+
+    def __str__(self) -> str:
+        num_attributes, num_classes = self.relevance.shape
+        lines = [f"GlobalInterpretation of {int(self.counts.sum())} images: {num_attributes} attributes, {num_classes} classes"]
+        by_class: dict[int, list[ClassAttributePair]] = {}
+        for pair in self.pairs():
+            by_class.setdefault(pair.class_index, []).append(pair)
+        lines += [self._class_line(index, by_class.get(index, [])) for index in range(len(self.class_names))]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def _class_line(self, index: int, pairs: Sequence[ClassAttributePair]) -> str:
+        name = self.class_names[index]
+        if not self.counts[index]:
+            return f"{name!r}: the interpreter predicted it for no image"
+        parts = ", ".join(f"φ{pair.attribute} {pair.relevance:+.2f}" for pair in pairs[:6]) or "no attribute above 0.1"
+        return f"{name!r}: {parts} ({int(self.counts[index])} images; the classifier disagrees on {self.disagreement[index]:.1%})"
+
+    def plot(self) -> Figure:
+        """The class-attribute heat map."""
+        return relevance_heatmap(self.relevance.numpy(), self.class_names, heading="which attributes make up each class?")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; NaN becomes ``None``: the class was never predicted."""
+        return {
+            "class_names": list(self.class_names),
+            "class_ids": list(self.class_ids),
+            "notes": list(self.notes),
+            "counts": self.counts.tolist(),
+            "disagreement": [_null(value) for value in self.disagreement.tolist()],
+            "relevance": [[_null(value) for value in row] for row in self.relevance.tolist()],
+        }
+
+
+def _null(value: float) -> float | None:
+    return None if value != value else value
+
+
+class RelevanceReservoir:
+    """A uniform sample of at most ``samples_per_class`` relevance vectors a class from a stream of any length (Vitter's algorithm R)."""
+
+    def __init__(self, num_attributes: int, num_classes: int, samples_per_class: int, seed: int) -> None:
+        if samples_per_class < 1:
+            raise ConfigurationError(f"samples_per_class must be at least 1, got {samples_per_class}")
+        self.kept: list[list[Tensor]] = [[] for _ in range(num_classes)]
+        self.offered = [0] * num_classes
+        self.num_attributes, self.limit = num_attributes, samples_per_class
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def offer(self, relevance: Tensor, class_index: int) -> None:
+        """One more relevance vector (J,) of this class."""
+        kept, self.offered[class_index] = self.kept[class_index], self.offered[class_index] + 1
+        if len(kept) < self.limit:
+            kept.append(relevance.clone())
+        else:
+            place = int(torch.randint(self.offered[class_index], (), generator=self.generator))
+            if place < self.limit:
+                kept[place] = relevance.clone()
+
+    def offer_all(self, relevance: Relevance, classes: ClassIndex, eligible: PerImageFlag) -> None:
+        """The flagged rows of a batch, in order."""
+        for index in eligible.nonzero().flatten().tolist():
+            self.offer(relevance[index], int(classes[index]))
+
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """r_{j,c} (J, C) with NaN for classes without samples, and the counts (C,)."""
+        empty = torch.full((self.num_attributes,), float("nan"))
+        means = [torch.stack(kept).mean(dim=0) if kept else empty for kept in self.kept]
+        return torch.stack(means, dim=1), torch.tensor([len(kept) for kept in self.kept])
+
+
+def interpret_locally(fitted: FittedInterpreter, images: Images, for_class: str | int | Tensor) -> LocalInterpretation:
+    """Why these predictions? ``images`` (B, channels, H, W) as the classifier sees them; ``for_class`` as in ``explained_classes``."""
+    batch = next(fitted.read([images]))
+    kind = fitted.view.kind
+    classes = explained_classes(
+        for_class, kind=kind, classifier_logits=batch.classifier_logits, interpreter_logits=batch.interpreter_logits
+    )
+    head = fitted.interpreter.head
+    explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
+    return LocalInterpretation(
+        fitted.normalization.denormalize(batch.images),
+        batch.attributes,
+        batch.classifier_logits,
+        batch.interpreter_logits,
+        classes,
+        kind.prediction(batch.classifier_logits),
+        explanation.contributions,
+        explanation.relevance,
+        batch.agrees,
+        explanation.bias_share,
+        fitted.class_names,
+        fitted.class_ids,
+        fitted.notes,
+    )
+
+
+def interpret_globally(
+    fitted: FittedInterpreter, data: Iterable[Any], *, samples_per_class: int, agreeing_only: bool, seed: int
+) -> GlobalInterpretation:
+    """r_{j,c} over a stream, in one pass. Unexplained samples take no part in the means.
+
+    Args:
+        agreeing_only: leave out the samples on which g and f disagree.
+
+    Raises:
+        EmptyDataError: ``data`` holds no batch.
+    """
+    num_classes, head = fitted.view.num_classes, fitted.interpreter.head
+    reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed)
+    seen, disagreeing = torch.zeros(num_classes), torch.zeros(num_classes)
+    for batch in fitted.read(data):
+        predicted, agrees = fitted.view.kind.prediction(batch.interpreter_logits).cpu(), batch.agrees.cpu()
+        explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), predicted.to(batch.attributes.device))
+        eligible = explained(explanation.contributions).cpu()
+        seen += torch.bincount(predicted, minlength=num_classes)
+        disagreeing += torch.bincount(predicted[~agrees], minlength=num_classes)
+        reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible & agrees if agreeing_only else eligible)
+    means, counts = reservoir.mean()
+    return GlobalInterpretation(means, counts, disagreeing / seen, fitted.class_names, fitted.class_ids, fitted.notes)

@@ -1,0 +1,179 @@
+"""Ψ: the small network that reads the tapped activations and names J attributes in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..arrays import Activations, Attributes, Maps
+from ..errors import ConfigurationError, ImageShapeError
+from ..measures import area_resize
+
+MapShape = tuple[int, int, int]  # (channels, height, width) of one tap in canonical form
+
+
+def grid_side(side: int, limit: int) -> int:
+    """The side of the pooled grid: ``side`` divided by the smallest whole number that brings it to ``limit`` or less, rounded up.
+
+    >>> [grid_side(side, 8) for side in (7, 8, 13, 14, 28, 56, 1)]
+    [7, 8, 7, 7, 7, 8, 1]
+    """
+    return -(-side // -(-side // limit))
+
+
+@dataclass(frozen=True)
+class AttributeNetworkConfig:
+    """The shape of Ψ.
+
+    Attributes:
+        hidden_channels: maps of each convolution (64 in the paper's networks).
+        tap_kernel_size: side of the kernel that reads each tap, odd (3 in the paper; 1 is up to nine times cheaper on wide taps).
+        merge_kernel_size: side of the kernel that reads all taps together, odd; ``None``: no such convolution (the paper's LeNet variant).
+        max_grid: taps whose maps are larger are first pooled by area to at most this side, which is what an activation cache stores;
+            ``None`` leaves them as they are (the paper).
+        pool_size: side of the grid that the last linear layer reads (3 in the paper's networks).
+        strided: larger taps reach the smallest tap's grid by a strided convolution (the paper) instead of by pooling behind it.
+        standardize: whether each tapped channel is shifted and scaled by its mean and deviation on the first batch of the fit.
+    """
+
+    hidden_channels: int = 64
+    tap_kernel_size: int = 1
+    merge_kernel_size: int | None = 3
+    max_grid: int | None = 8
+    pool_size: int = 4
+    strided: bool = False
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.hidden_channels < 1 or self.pool_size < 1 or (self.max_grid is not None and self.max_grid < 1):
+            raise ConfigurationError(f"hidden_channels, pool_size and max_grid must be at least 1, got {self}")
+        if any(size < 1 or size % 2 == 0 for size in (self.tap_kernel_size, self.merge_kernel_size or 1)):
+            raise ConfigurationError(f"kernel sizes must be odd and positive, got {self.tap_kernel_size} and {self.merge_kernel_size}")
+
+
+def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
+    return nn.Conv2d(channels, maps, kernel_size, stride=stride, padding=kernel_size // 2)
+
+
+class TapReader(nn.Module):
+    """A convolution over one tap whose channels are first shifted and scaled by a fixed amount, read off the first batch of a fit.
+
+    No batch norm: nothing moves afterwards. With a 1 × 1 kernel the affine map costs nothing, being folded into the kernel.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int, maps: int, kernel_size: int, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.convolution = _convolution(channels, maps, kernel_size, stride)
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    @torch.no_grad()
+    def standardize(self, maps: Maps) -> None:
+        """Take over mean and deviation of each channel of ``maps``; channels that never vary keep scale 1."""
+        deviation, mean = torch.std_mean(maps.float(), dim=(0, 2, 3), correction=0)
+        varies = deviation > 1e-6 * deviation.max()
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1), 1))
+
+    def forward(self, maps: Maps) -> Maps:
+        scale, shift = self.scale.view(1, -1, 1, 1), self.shift.view(1, -1, 1, 1)
+        if self.convolution.kernel_size != (1, 1):
+            return self.convolution((maps - shift) * scale).relu()
+        weight = self.convolution.weight * scale
+        offset = F.conv2d(shift, weight)
+        return (F.conv2d(maps, weight, self.convolution.bias, stride=self.convolution.stride) - offset).relu()
+
+
+class AttributeNetwork(nn.Module):
+    """Φ(x) = Ψ(f_I(x)) ≥ 0: a convolution a tap, aligned and concatenated, a merging convolution, pooling, a linear layer, ReLU.
+
+    Args:
+        tap_shapes: (channels, height, width) of each tapped layer in canonical form, in forward order.
+        num_attributes: J.
+    """
+
+    def __init__(
+        self, tap_shapes: tuple[MapShape, ...], num_attributes: int, config: AttributeNetworkConfig = AttributeNetworkConfig()
+    ) -> None:
+        super().__init__()
+        if num_attributes < 1:
+            raise ConfigurationError(f"num_attributes must be at least 1, got {num_attributes}")
+        self.config = config
+        self.tap_shapes = tap_shapes
+        self.reduced_shapes = tuple(self._reduced(shape) for shape in tap_shapes)
+        self.grid = (min(shape[1] for shape in self.reduced_shapes), min(shape[2] for shape in self.reduced_shapes))
+        self.pool = (min(config.pool_size, self.grid[0]), min(config.pool_size, self.grid[1]))
+        hidden = config.hidden_channels
+        self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)
+        width = hidden * len(tap_shapes)
+        self.merge = None if config.merge_kernel_size is None else _convolution(width, hidden, config.merge_kernel_size)
+        self.linear = nn.Linear((width if self.merge is None else hidden) * self.pool[0] * self.pool[1], num_attributes)
+
+    def _stride(self, shape: MapShape) -> tuple[int, int]:
+        return (max(1, round(shape[1] / self.grid[0])), max(1, round(shape[2] / self.grid[1]))) if self.config.strided else (1, 1)
+
+    def _reduced(self, shape: MapShape) -> MapShape:
+        limit = self.config.max_grid
+        return shape if limit is None else (shape[0], grid_side(shape[1], limit), grid_side(shape[2], limit))
+
+    def reduced(self, activations: Activations) -> Activations:
+        """The activations at the resolution Ψ works on (area pooling; nothing learnt): what an activation cache stores. Idempotent.
+
+        Raises:
+            ImageShapeError: the maps are not those of the images that the interpreter was made for.
+        """
+        return tuple(
+            self._reduce_tap(maps, *shapes)
+            for maps, shapes in zip(activations, zip(self.tap_shapes, self.reduced_shapes, strict=True), strict=True)
+        )
+
+    @staticmethod
+    def _reduce_tap(maps: Tensor, full: MapShape, reduced: MapShape) -> Tensor:
+        if tuple(maps.shape[1:]) == reduced:
+            return maps
+        if tuple(maps.shape[1:]) != full:
+            raise ImageShapeError(
+                f"a tapped layer gave maps of shape {tuple(maps.shape[1:])}, the interpreter was made for {full}: images of another size?"
+            )
+        return area_resize(maps, reduced[1:])
+
+    def features(self, activations: Activations) -> Tensor:
+        """What the last linear layer reads: (B, hidden · pool height · pool width)."""
+        maps = [area_resize(read(tap), self.grid) for read, tap in zip(self.taps, self.reduced(activations), strict=True)]
+        together = torch.cat(maps, dim=1)
+        merged = together if self.merge is None else self.merge(together).relu()
+        return area_resize(merged, self.pool).flatten(1)
+
+    def preactivations(self, activations: Activations) -> Attributes:
+        """φ before its ReLU: what AM+PI climbs while an attribute is silent."""
+        return self.linear(self.features(activations))
+
+    def forward(self, activations: Activations) -> Attributes:
+        return self.preactivations(activations).relu()
+
+    @torch.no_grad()
+    def initialize_from(self, activations: Activations, bias: float) -> None:
+        """Data-dependent initialisation on a first batch: standardised taps, pre-activations of mean ``bias`` and deviation 1.
+
+        A unit of a final ReLU that is silent for all data gets no gradient from any term; started like this none is silent.
+        """
+        if self.config.standardize:
+            for reader, tap in zip(self.taps, self.reduced(activations), strict=True):
+                reader.standardize(tap)  # type: ignore[operator]
+        self.restart_units(torch.ones(self.linear.out_features, dtype=torch.bool, device=self.linear.weight.device), activations, bias)
+
+    @torch.no_grad()
+    def restart_units(self, units: Tensor, activations: Activations, bias: float) -> None:
+        """Give the flagged units (J,) fresh random weights whose pre-activations have mean ``bias`` and deviation 1 on ``activations``."""
+        fresh = nn.Linear(self.linear.in_features, self.linear.out_features).to(self.linear.weight)
+        features = self.features(activations)
+        deviation, mean = torch.std_mean(F.linear(features, fresh.weight), dim=0, correction=0)
+        scale = 1 / deviation.clamp_min(1e-6)
+        self.linear.weight[units] = (fresh.weight * scale[:, None])[units]
+        self.linear.bias[units] = (bias - mean * scale)[units]

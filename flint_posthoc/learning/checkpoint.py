@@ -1,0 +1,83 @@
+"""One file that holds a fit in mid-air, replaced atomically after every epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ClassifierMismatchError, DamagedArtifactError
+from ..storage import read_tensors, write_tensors
+from .history import FitHistory
+
+FILE_NAME = "fit-checkpoint.safetensors"
+FORMAT = 1
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {f"optimizer.{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class FitCheckpoint:
+    """Where a fit's state after its last whole epoch stands.
+
+    Args:
+        folder: made if it is not there.
+        identity: what must be the same for a fit to go on: settings, shapes, the classifier's fingerprint.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
+        self.path = Path(folder) / FILE_NAME
+        self.identity = identity
+
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor, history: FitHistory) -> None:
+        """Replace the checkpoint in one atomic step."""
+        tensors = (
+            {f"module.{name}": value for name, value in module.state_dict().items()}
+            | _optimizer_tensors(optimizer)
+            | {"silent_steps": silent_steps}
+        )
+        metadata = {"format": str(FORMAT), "identity": json.dumps(self.identity, sort_keys=True), "history": json.dumps(history.to_dict())}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(self.path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor) -> FitHistory:
+        """Bring everything back to the end of the last saved epoch; an empty history where nothing was saved yet.
+
+        Raises:
+            ClassifierMismatchError: the checkpoint belongs to another classifier or other settings.
+            DamagedArtifactError: the file is truncated or altered.
+        """
+        if not self.path.exists():
+            return FitHistory()
+        tensors, metadata = read_tensors(self.path)
+        self._check_identity(metadata)
+        try:
+            module.load_state_dict({name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")})
+            _restore_optimizer(optimizer, tensors)
+            silent_steps.copy_(tensors["silent_steps"])
+            return FitHistory.from_dict(json.loads(metadata["history"]))
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DamagedArtifactError(f"{self.path} is no whole fit checkpoint: {error}") from error
+
+    def _check_identity(self, metadata: dict[str, str]) -> None:
+        try:
+            saved = json.loads(metadata["identity"])
+        except (KeyError, ValueError) as error:
+            raise DamagedArtifactError(f"{self.path} is no fit checkpoint: {error}") from error
+        different = sorted(name for name in {*saved, *self.identity} if saved.get(name) != self.identity.get(name))
+        if different:
+            seen = ", ".join(f"{name} (saved {saved.get(name)!r}, now {self.identity.get(name)!r})" for name in different)
+            raise ClassifierMismatchError(f"{self.path} belongs to another fit: {seen}. Fit with resume=False, or into another folder")

@@ -1,0 +1,217 @@
+"""One post-hoc fit from beginning to end: where the mini-batches come from, the interpreter's start, the loop, the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from ..classifier.prepare import PreparedClassifier
+from ..data import augments, is_one_shot, num_images, shuffles
+from ..errors import ConfigurationError, FlintWarning
+from ..interpreter.interpreter import Interpreter
+from ..storage import fingerprint
+from .cache import ActivationCache, CachedBatches, LearningBatch, LiveBatches, Preparation, Survey
+from .checkpoint import FitCheckpoint
+from .history import FitHistory
+from .presets import FlintConfig
+from .trainer import BatchSource, Trainer
+
+MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
+INITIAL_IMAGES = 1024  # that the data-dependent initialisation looks at, at most
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What ``FlintExplainer.fit`` was asked, checked.
+
+    Attributes:
+        data: to be read in later epochs, where nothing is cached.  first_pass: the same data, begun.
+        cache: "auto", "memory", "off", or an ``ActivationCache`` that was built before.
+        checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
+    """
+
+    data: Iterable[Any]
+    first_pass: Iterable[Any]
+    validation: Iterable[Any] | None = None
+    cache: str | ActivationCache = "auto"
+    checkpoint_dir: str | Path | None = None
+    resume: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cache, ActivationCache) and self.cache not in CACHES:
+            raise ConfigurationError(f"cache must be one of {sorted(CACHES)} or an ActivationCache, got {self.cache!r}")
+        if self.resume and self.checkpoint_dir is None:
+            raise ConfigurationError("resume=True needs checkpoint_dir, the folder that holds the checkpoint")
+
+
+class FitResult(NamedTuple):
+    """What a fit gives: the interpreter, what the data was, and how it went."""
+
+    interpreter: Interpreter
+    survey: Survey
+    history: FitHistory
+
+
+def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, request: FitRequest, device: torch.device) -> FitResult:
+    """Learn (Ψ, h, d) for the frozen classifier. The global random state is reseeded: call it where that is restored.
+
+    Raises:
+        DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
+    """
+    torch.manual_seed(config.settings.seed)
+    interpreter = new_interpreter(prepared, num_attributes, config).to(device)
+    preparation = preparation_for(interpreter, prepared, device)
+    source, survey = _source(preparation, request, config, num_attributes)
+    interpreter.initialize_from(_initial_activations(source))
+    checkpoint = (
+        None
+        if request.checkpoint_dir is None
+        else FitCheckpoint(request.checkpoint_dir, _identity(prepared, num_attributes, config, survey))
+    )
+    trainer = Trainer(
+        interpreter,
+        prepared.view.kind,
+        source,
+        settings=config.settings,
+        weights=config.weights,
+        schedule=config.schedule,
+        validation=_validation(preparation, request),
+        checkpoint=checkpoint,
+        show_progress=request.progress,
+    )
+    history = trainer.fit(resume=request.resume)
+    if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
+        interpreter.centre_head()
+    return FitResult(interpreter.eval().requires_grad_(False), survey, history)
+
+
+def new_interpreter(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig) -> Interpreter:
+    """An untrained interpreter for this classifier; its weights come from the global random state."""
+    view = prepared.view
+    return Interpreter(view.tap_shapes, prepared.image_shape, num_attributes, view.num_classes, config.interpreter)
+
+
+def preparation_for(interpreter: Interpreter, prepared: PreparedClassifier, device: torch.device) -> Preparation:
+    """How batches reach ``interpreter``."""
+    return Preparation(prepared.view, interpreter.attribute_network.reduced, interpreter.decoder.resolution, prepared.image_shape, device)
+
+
+def _initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:
+    """The first mini-batches of the order before the first epoch, enough of them to standardise by."""
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for batch in source.epoch(-1):
+        parts.append(batch.activations)
+        if sum(len(part[0]) for part in parts) >= INITIAL_IMAGES:
+            break
+    return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
+
+
+def _source(preparation: Preparation, request: FitRequest, config: FlintConfig, num_attributes: int) -> tuple[BatchSource, Survey]:
+    batch_size, classes = config.settings.batch_for(num_attributes), preparation.view.num_classes
+    cache = request.cache if isinstance(request.cache, ActivationCache) else CACHES[request.cache](preparation, request)
+    if cache is None:
+        _warn_unshuffled(request.data)
+        survey = Survey.of(_first_pass(preparation, request, "survey"), classes)
+        _warn_small_batches(survey.images // survey.batches, num_attributes)
+        return LiveBatches(preparation, request.data, survey.batches), survey
+    cache.check(preparation)
+    _warn_small_batches(min(batch_size, len(cache)), num_attributes)
+    return CachedBatches(cache, batch_size, config.settings.seed, preparation.device), cache.survey(classes)
+
+
+def _in_memory(preparation: Preparation, request: FitRequest) -> ActivationCache | None:
+    if augments(request.data):
+        warnings.warn(
+            "the data gives other pixels when read twice (augmentation), which a cache would freeze; "
+            "the classifier runs in every epoch instead. Pass data without augmentation, or cache='off' to say so",
+            FlintWarning,
+            stacklevel=2,
+        )
+        return None
+    return ActivationCache.build(preparation, _first_pass(preparation, request, "activations"))
+
+
+def _automatic(preparation: Preparation, request: FitRequest) -> ActivationCache | None:
+    images = num_images(request.data)
+    wanted, free = (images or 0) * preparation.bytes_per_image(), MEMORY_SHARE * _free_memory()
+    if wanted > free and not is_one_shot(request.data):
+        warnings.warn(
+            f"the activations of {images:,} images need {wanted / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that may be filled; "
+            "the classifier runs in every epoch instead",
+            FlintWarning,
+            stacklevel=2,
+        )
+        return None
+    return _in_memory(preparation, request)
+
+
+def _off(preparation: Preparation, request: FitRequest) -> None:
+    if is_one_shot(request.data):
+        raise ConfigurationError(
+            "cache='off' reads the data in every epoch, but this iterator can be read only once; use cache='memory' or a DataLoader"
+        )
+
+
+CACHES: dict[str, Callable[[Preparation, FitRequest], ActivationCache | None]] = {"auto": _automatic, "memory": _in_memory, "off": _off}
+
+
+def _validation(preparation: Preparation, request: FitRequest) -> list[LearningBatch] | None:
+    return None if request.validation is None else list(preparation.passes(request.validation))
+
+
+def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Iterator[LearningBatch]:
+    """``passes`` with a bar that counts images."""
+    with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
+        for batch in passes:
+            bar.update(len(batch.logits))
+            yield batch
+
+
+def _first_pass(preparation: Preparation, request: FitRequest, what: str) -> Iterator[LearningBatch]:
+    return with_progress(preparation.passes(request.first_pass), what, num_images(request.data), request.progress)
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _warn_small_batches(batch_size: int, num_attributes: int) -> None:
+    if batch_size < 2 * num_attributes:
+        consequence = "at batch size 1 the entropies cancel" if batch_size == 1 else "the diversity entropy sees too few images a batch"
+        warnings.warn(
+            f"mini-batches of {batch_size} for {num_attributes} attributes: {consequence}; use at least {2 * num_attributes}",
+            FlintWarning,
+            stacklevel=2,
+        )
+
+
+def _warn_unshuffled(data: Iterable[Any]) -> None:
+    if shuffles(data) is False:
+        warnings.warn(
+            "the data is read in the same order in every epoch; shuffle it, or the diversity entropy sees one class at a time",
+            FlintWarning,
+            stacklevel=2,
+        )
+
+
+def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, survey: Survey) -> dict[str, Any]:
+    """What a checkpoint must share with the fit that goes on from it."""
+    return {
+        "classifier": fingerprint(prepared.view.model),
+        "layers": list(prepared.view.layers),
+        "class_ids": list(prepared.view.class_ids or ()),
+        "image_shape": list(prepared.image_shape),
+        "num_attributes": num_attributes,
+        "images": survey.images,
+        "batches": survey.batches,
+        "config": repr(dataclasses.asdict(config)),
+    }

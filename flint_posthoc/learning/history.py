@@ -1,0 +1,88 @@
+"""What a fit tells of itself: one record an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..figures import Figure, fit_history
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means over one epoch's mini-batches; losses before their weights.
+
+    Attributes:
+        epoch: from 0.  steps: optimiser steps done since the start.
+        loss: the weighted total.  output_fidelity: L_of (its floor is f's own entropy).  kl_divergence: KL(p_f || p_g) (its floor is 0).
+        input_fidelity: L_if.  entropy, mean_entropy, l1: the parts of L_cd.
+        fidelity: share of training images on which g and f agree.  revived: silent attributes re-initialised in this epoch.
+        validation_fidelity, validation_kl_divergence: on the validation data, where it was given.
+        seconds: wall clock, not part of equality.
+    """
+
+    epoch: int
+    steps: int
+    loss: float
+    output_fidelity: float
+    kl_divergence: float
+    input_fidelity: float
+    entropy: float
+    mean_entropy: float
+    l1: float
+    fidelity: float
+    revived: int = 0
+    validation_fidelity: float | None = None
+    validation_kl_divergence: float | None = None
+    seconds: float = field(default=0.0, compare=False)
+
+    def __str__(self) -> str:
+        validation = "" if self.validation_fidelity is None else f", on validation {self.validation_fidelity:.1%}"
+        revived = f", {self.revived} silent attributes revived" if self.revived else ""
+        fidelity = f"fidelity {self.fidelity:.1%}{validation}, KL {self.kl_divergence:.4f}"
+        return f"epoch {self.epoch}: {fidelity}, reconstruction {self.input_fidelity:.4f}{revived}"
+
+
+@dataclass(frozen=True)
+class FitHistory:
+    """The records of one fit, in order, and what had to be said about it in words."""
+
+    records: tuple[EpochRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[EpochRecord]:
+        return iter(self.records)
+
+    def __getitem__(self, index: int) -> EpochRecord:
+        return self.records[index]
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.records), *(f"note: {note}" for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"records": [dataclasses.asdict(record) for record in self.records], "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> FitHistory:
+        """The inverse of ``to_dict``. Raises ``TypeError`` for unknown fields."""
+        return cls(tuple(EpochRecord(**record) for record in stored["records"]), tuple(stored["notes"]))
+
+    def plot(self) -> Figure:
+        """Fidelity, KL divergence, reconstruction and the parts of L_cd over epochs."""
+        series = {
+            "fidelity": [record.fidelity for record in self],
+            "KL(p_f || p_g)": [record.kl_divergence for record in self],
+            "L_if": [record.input_fidelity for record in self],
+            "E(Φ)": [record.entropy for record in self],
+            "E(mean Φ)": [record.mean_entropy for record in self],
+            "mean |φ|": [record.l1 for record in self],
+        }
+        validation = [math.nan if record.validation_fidelity is None else record.validation_fidelity for record in self]
+        return fit_history(series, {"fidelity": validation})

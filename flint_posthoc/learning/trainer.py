@@ -1,0 +1,275 @@
+"""The one training loop: post-hoc over cached or live activations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..classifier.adapter import OutputKind
+from ..errors import ConfigurationError, EmptyDataError, TrainingDivergedError
+from ..interpreter.interpreter import Interpreter, InterpreterOutput
+from .cache import LearningBatch
+from .checkpoint import FitCheckpoint
+from .history import EpochRecord, FitHistory
+from .losses import LossTerms, LossWeights, first_non_finite, interpretability_loss
+from .schedule import LossSchedule
+
+CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and how fast.
+
+    Attributes:
+        epochs: passes over the data; excludes ``max_steps``.  max_steps: optimiser steps, or "auto": enough for the size of the data.
+        batch_size: of the learning loop, where activations are cached (else the loader's own); ``None``: 128, or 2J where that is more.
+        learning_rate: AdamW's peak; it rises over the first steps and falls along a cosine, unless ``constant_learning_rate`` (the paper).
+        weight_decay: of Ψ and d.  head_weight_decay: of h.
+        revive_after: steps without a single activation after which an attribute is re-initialised; ``None``: never (the paper).
+        seed: of initialisation and order.
+    """
+
+    epochs: int | None = None
+    max_steps: int | str = "auto"
+    batch_size: int | None = None
+    learning_rate: float = 2e-3
+    constant_learning_rate: bool = False
+    weight_decay: float = 0.01
+    head_weight_decay: float = 0.01
+    revive_after: int | None = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigurationError(f"epochs must be at least 1, got {self.epochs}")
+        if self.max_steps != "auto" and (not isinstance(self.max_steps, int) or self.max_steps < 1):
+            raise ConfigurationError(f"max_steps must be 'auto' or at least 1, got {self.max_steps!r}")
+        if self.epochs is not None and self.max_steps != "auto":
+            raise ConfigurationError(f"give epochs or max_steps, not both (epochs={self.epochs}, max_steps={self.max_steps})")
+        if (self.batch_size is not None and self.batch_size < 1) or not self.learning_rate > 0:
+            raise ConfigurationError(
+                f"batch_size must be at least 1 and learning_rate positive, got {self.batch_size} and {self.learning_rate}"
+            )
+
+    def rate_at(self, step: int, total: int) -> float:
+        """The learning rate at ``step`` of ``total``."""
+        return self.learning_rate * (1.0 if self.constant_learning_rate else learning_rate_factor(step, total))
+
+    def batch_for(self, num_attributes: int) -> int:
+        """The learning loop's batch size: below 2J samples the diversity entropy sees too few."""
+        return self.batch_size or max(128, 2 * num_attributes)
+
+    def total_steps(self, batches_per_epoch: int) -> int:
+        """Optimiser steps of the whole fit."""
+        if self.epochs is not None:
+            return self.epochs * batches_per_epoch
+        return automatic_steps(batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
+
+
+def automatic_steps(batches_per_epoch: int) -> int:
+    """Steps for data of this size: small data sets get many (cached) epochs, large ones few."""
+    return max(2000, 12 * batches_per_epoch)
+
+
+def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:
+    """Share of the peak learning rate at ``step`` (from 0): a linear rise over ``warmup`` steps, then a cosine down to 0.1 %."""
+    rise = min(1.0, (step + 1) / min(warmup, max(1, total // 10)))
+    return rise * max(1e-3, 0.5 * (1 + math.cos(math.pi * step / total)))
+
+
+class BatchSource(Protocol):
+    """Where mini-batches come from: ``CachedBatches`` or ``LiveBatches``."""
+
+    batches_per_epoch: int | None
+
+    def epoch(self, number: int) -> Iterator[LearningBatch]: ...
+
+
+class _RunningMeans:
+    """Sums on the device, read rarely."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+        self.batches = 0
+
+    def add(self, values: Tensor) -> None:
+        self.sums = values if self.sums is None else self.sums + values
+        self.batches += 1
+
+    def read(self) -> list[float]:
+        return [] if self.sums is None else (self.sums / self.batches).tolist()
+
+
+class Trainer:
+    """Minimises L_int over (Ψ, h, d) for a frozen f.
+
+    Args:
+        interpreter: learnt in place.
+        source: its mini-batches; f's part in them is done.
+        validation: mini-batches to judge each epoch by, or ``None``.
+        checkpoint: where the state after each epoch goes, or ``None``.
+        show_progress: a tqdm bar with loss terms, fidelity and time left.
+    """
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        kind: OutputKind,
+        source: BatchSource,
+        *,
+        settings: FitSettings,
+        weights: LossWeights,
+        schedule: LossSchedule,
+        validation: Iterable[LearningBatch] | None = None,
+        checkpoint: FitCheckpoint | None = None,
+        show_progress: bool = True,
+    ) -> None:
+        self.interpreter, self.kind, self.source = interpreter, kind, source
+        self.settings, self.weights, self.schedule = settings, weights, schedule
+        self.validation, self.checkpoint, self.show_progress = validation, checkpoint, show_progress
+        self.optimizer = _optimizer(interpreter, settings)
+        self.silent_steps = torch.zeros(interpreter.num_attributes, dtype=torch.int64, device=interpreter.head.weight.device)
+        self.step = 0
+
+    def fit(self, *, resume: bool = False) -> FitHistory:
+        """Run to the end and return the history.
+
+        Raises:
+            TrainingDivergedError: a term became NaN or infinite; the last whole epoch is in the checkpoint.
+            EmptyDataError: the source held no batch.
+        """
+        history = (
+            self.checkpoint.restore(self.interpreter, self.optimizer, self.silent_steps) if self.checkpoint and resume else FitHistory()
+        )
+        self.step = history[-1].steps if len(history) else 0
+        per_epoch = self.source.batches_per_epoch or _count(self.source)
+        if per_epoch == 0:
+            raise EmptyDataError("the data held no batch, there is nothing to learn from")
+        total = self.settings.total_steps(per_epoch)
+        with tqdm(total=total, initial=self.step, desc="fit", unit="step", disable=not self.show_progress) as bar:
+            while self.step < total:
+                record = self._epoch(len(history), total, per_epoch, bar)
+                history = dataclasses.replace(history, records=(*history.records, record))
+                if self.checkpoint:
+                    self.checkpoint.save(self.interpreter, self.optimizer, self.silent_steps, history)
+        return history
+
+    def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
+        torch.manual_seed(self.settings.seed * 1_000_003 + number)  # dropout and revivals, so that a resumed fit ends as an unbroken one
+        start, first_step, revived, means = time.perf_counter(), self.step, 0, _RunningMeans()
+        self.interpreter.train()
+        for batch in self.source.epoch(number):
+            means.add(self._step(batch, total, number + (self.step - first_step) / per_epoch))
+            bar.update()
+            if self.step % CHECK_EVERY == 0:
+                revived += self._look(batch, means, bar, number)
+            if self.step == total:
+                break
+        if self.step == first_step:
+            raise EmptyDataError(f"the data held no batch in epoch {number}; an iterator that can be read only once needs cache='memory'")
+        self._show(means, bar, number)
+        self.interpreter.eval()
+        validation = self._validate()
+        loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement = means.read()
+        return EpochRecord(
+            number,
+            self.step,
+            loss,
+            fidelity_loss,
+            kl,
+            input_fidelity,
+            entropy,
+            mean_entropy,
+            l1,
+            agreement,
+            revived,
+            *validation,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _step(self, batch: LearningBatch, total: int, epoch: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate_at(self.step, total)
+        output = self.interpreter(batch.activations)
+        terms = self._loss(output, batch, self.schedule.at(self.weights, progress=self.step / total, epoch=epoch))
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        self.optimizer.step()
+        self.step += 1
+        return self._observe(output, batch, terms)
+
+    def _loss(self, output: InterpreterOutput, batch: LearningBatch, weights: LossWeights) -> LossTerms:
+        return interpretability_loss(
+            self.kind,
+            weights,
+            attributes=output.attributes,
+            interpreter_logits=output.logits,
+            classifier_logits=batch.logits,
+            reconstruction=output.reconstruction,
+            target=batch.target,
+        )
+
+    @torch.no_grad()
+    def _observe(self, output: InterpreterOutput, batch: LearningBatch, terms: LossTerms) -> Tensor:
+        fired = (output.attributes > 0).any(dim=0)
+        self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
+        divergence = (self.kind.cross_entropy(batch.logits, output.logits) - self.kind.entropy(batch.logits)).mean()
+        agreement = self.kind.agreement(batch.logits, output.logits).float().mean()
+        return torch.stack([*(term.detach() for term in terms), divergence, agreement])
+
+    def _look(self, batch: LearningBatch, means: _RunningMeans, bar: Any, epoch: int) -> int:
+        self._show(means, bar, epoch)
+        if self.settings.revive_after is None:
+            return 0
+        silent = self.silent_steps >= self.settings.revive_after
+        if silent.any():
+            self.interpreter.restart(silent, batch.activations)
+            self.silent_steps[silent] = 0
+        return int(silent.sum())
+
+    def _show(self, means: _RunningMeans, bar: Any, epoch: int) -> None:
+        values = means.read()
+        terms = LossTerms(*(torch.tensor(value) for value in values[: len(LossTerms._fields)]))
+        broken = first_non_finite(terms)
+        if broken is not None:
+            raise TrainingDivergedError(
+                f"the loss term {broken!r} became {float(getattr(terms, broken))} in epoch {epoch}, before step {self.step}; "
+                "lower the learning rate, or look at the activations of the tapped layers"
+            )
+        bar.set_postfix_str(
+            f"fidelity {values[-1]:.1%} KL {values[-2]:.3f} L_of {values[1]:.3f} L_if {values[2]:.3f} E {values[3]:.2f} l1 {values[5]:.2f}",
+            refresh=False,
+        )
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[float | None, float | None]:
+        if self.validation is None:
+            return None, None
+        count = agreeing = 0
+        divergence = 0.0
+        for batch in self.validation:
+            _, logits = self.interpreter.explain(batch.activations)
+            count += len(logits)
+            agreeing += int(self.kind.agreement(batch.logits, logits).sum())
+            divergence += float((self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)).sum())
+        return agreeing / count, divergence / count
+
+
+def _count(source: BatchSource) -> int:
+    return sum(1 for _ in source.epoch(0))
+
+
+def _optimizer(interpreter: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    head = [parameter for name, parameter in interpreter.named_parameters() if name.startswith("head.")]
+    rest = [parameter for name, parameter in interpreter.named_parameters() if not name.startswith("head.")]
+    groups = [{"params": rest, "weight_decay": settings.weight_decay}, {"params": head, "weight_decay": settings.head_weight_decay}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
