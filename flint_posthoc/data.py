@@ -45,6 +45,7 @@ ALLOWED = (
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
+Data: TypeAlias = Any  # one of the forms above; whether it is one of them is checked here and said in words, not by the type
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
 Labels: TypeAlias = Literal["optional", "required", "ignored"]
 
@@ -58,7 +59,7 @@ class Batch:
 
 
 def batches(
-    data: Iterable[Any],
+    data: Data,
     *,
     device: torch.device | str,
     image_shape: ImageShape | None = None,
@@ -90,7 +91,7 @@ def batches(
         raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
 
 
-def first_images(data: Iterable[Any], limit: int = BATCH_SIZE) -> Images:
+def first_images(data: Data, limit: int = BATCH_SIZE) -> Images:
     """At most ``limit`` images of the first batch, on the CPU.
 
     The global random state stays as it is, so that a shuffling loader starts with the same batch again.
@@ -105,21 +106,37 @@ def first_images(data: Iterable[Any], limit: int = BATCH_SIZE) -> Images:
         return next(batches(data, device="cpu", labels="ignored")).images[:limit]
 
 
-def is_one_shot(data: Iterable[Any]) -> bool:
+class FirstPass:
+    """One pass over ``data`` whose first batch can be looked at before: nothing is read twice. Iterate it once.
+
+    Raises ``EmptyDataError`` for data without a batch, and for its first batch whatever ``batches`` raises.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self._rest = iter(_iterable(data))
+        self._head = list(islice(self._rest, 1))
+        self.images = next(batches(self._head, device="cpu", labels="ignored")).images
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._head
+        yield from self._rest
+
+
+def is_one_shot(data: Data) -> bool:
     """Whether ``data`` can be read only once, as generators can."""
-    return iter(data) is data if isinstance(data, Iterator) else False
+    return isinstance(data, Iterator)
 
 
-def num_images(data: Iterable[Any]) -> int | None:
+def num_images(data: Data) -> int | None:
     """The number of images in one pass, where it is known without a pass."""
     if isinstance(data, DataLoader):
         return _num_images_of_loader(data)
     if isinstance(data, Tensor) or _is_map_style(data):
-        return len(data)  # type: ignore[arg-type]
+        return len(data)
     return None
 
 
-def augments(data: Iterable[Any]) -> bool:
+def augments(data: Data) -> bool:
     """Whether images differ from one reading to the next, told from eight items spread over an indexable data set, each read twice.
 
     ``False`` for data that cannot be indexed. A loader's ``collate_fn`` takes part. The global random state stays as it is.
@@ -134,7 +151,7 @@ def augments(data: Iterable[Any]) -> bool:
     return not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def shuffles(data: Iterable[Any]) -> bool | None:
+def shuffles(data: Data) -> bool | None:
     """Whether the order of images is a random one; ``None`` where that cannot be told."""
     if isinstance(data, DataLoader):
         return _is_random(_item_sampler(data))
@@ -158,7 +175,7 @@ def preserved_random_state() -> Iterator[None]:
             restore(state)
 
 
-def _iterable(data: Any) -> Iterable[Any]:
+def _iterable(data: Data) -> Iterable[Any]:
     if isinstance(data, Tensor):
         return (data,)
     if _is_map_style(data):
@@ -174,7 +191,7 @@ def _is_map_style(data: Any) -> bool:
     return indexable and not isinstance(data, Tensor | list | tuple | Mapping | str | bytes | np.ndarray | DataLoader | IterableDataset)
 
 
-def _batcher(data: Any) -> Callable[[Any, list[int]], list[Any]]:
+def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
     """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
     if isinstance(data, DataLoader) and data.batch_sampler is None:
         return lambda source, positions: [source[position] for position in positions]

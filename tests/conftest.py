@@ -5,9 +5,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook(
-    "flint_posthoc", "beartype.beartype"
-)  # before the first import of the package, so that every alias of arrays.py is checked
+install_import_hook("flint_posthoc", "beartype.beartype")  # before the package's first import
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -1,0 +1,101 @@
+"""What holds for the house as a whole: the order of imports, what an import costs, what is never used."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from flint_posthoc.measures import contributions
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"captum", "timm", "torchvision", "transformers", "matplotlib", "jinja2", "sklearn", "scipy", "pandas", "tqdm.auto", "jsonargparse"}
+SOURCES = sorted(path for folder in ("flint_posthoc", "adapters") for path in (ROOT / folder).rglob("*.py"))
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys, flint_posthoc
+names = [module.name for module in pkgutil.walk_packages(flint_posthoc.__path__, "flint_posthoc.") if not module.name.endswith("__main__")]
+for name in [*names, "flint_posthoc.adapters"]:
+    importlib.import_module(name)
+print(*sorted(sys.modules), sep="\\n")
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter outside the checkout, so that only what is installed can be imported."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT.anchor, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_room_imports_only_from_rooms_above_it() -> None:
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    result = subprocess.run([sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_package_root_is_imported_by_nobody_in_the_house() -> None:
+    pattern = re.compile(
+        r"^\s*(from flint_posthoc import|import flint_posthoc\s*$|from \.+ import .*\b(FlintExplainer|__version__)\b)", re.MULTILINE
+    )
+    assert [path.name for path in SOURCES if pattern.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_adapters_are_found_by_their_entry_points_and_imported_by_nobody() -> None:
+    pattern = re.compile(r"^\s*(from|import)\s+[.\w]*\badapters\b|^\s*from\s+\.+\s+import\s.*\badapters\b", re.MULTILINE)
+    rooms = [path for path in SOURCES if "flint_posthoc" in path.relative_to(ROOT).parts]
+    assert [path.name for path in rooms if pattern.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_axis_names_are_checked_while_tests_run() -> None:
+    with pytest.raises(TypeCheckError, match="weight"):
+        contributions(torch.rand(2, 3), torch.rand(4, 2), torch.tensor([0, 1]))
+
+
+def test_an_import_of_the_package_brings_in_nothing_heavy() -> None:
+    result = python("-X", "importtime", "-c", "import flint_posthoc")
+    assert result.returncode == 0, result.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert "flint_posthoc" in imported
+    assert {name for name in imported if name in HEAVY or name.split(".")[0] in HEAVY} == set()
+
+
+def test_adapters_are_a_part_of_the_package_and_never_a_package_of_their_own() -> None:
+    result = python("-c", IMPORT_EVERYTHING)
+    assert result.returncode == 0, result.stderr
+    modules = result.stdout.split()
+    assert "flint_posthoc.adapters" in modules
+    assert [name for name in modules if name.split(".")[0] in ("adapters", "flint")] == []
+
+
+@pytest.mark.parametrize("name", ["flint", "adapters"])
+def test_no_name_that_belongs_to_others_is_installed(name: str) -> None:
+    found = python("-c", f"import importlib.util; spec = importlib.util.find_spec({name!r}); print(spec and spec.origin)").stdout.strip()
+    assert found == "None" or ROOT not in Path(found).parents
+
+
+def test_nothing_unpickles() -> None:
+    unsafe = re.compile(
+        r"\b(pickle|cPickle|dill|joblib|cloudpickle|marshal|shelve)\b|\btorch\.load\b(?!\([^)]*weights_only=True)|allow_pickle\s*=\s*True"
+    )
+    found = {
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if unsafe.search(line.split("#")[0])
+    }
+    assert found == set()
+    loads = {path.name for path in SOURCES if "torch.load" in path.read_text(encoding="utf-8")}
+    assert loads <= {"cli.py"}
+
+
+def test_the_source_is_where_the_tests_are() -> None:
+    """Otherwise the rest of this file would judge another checkout."""
+    spec = importlib.util.find_spec("flint_posthoc")
+    assert spec is not None
+    assert spec.origin is not None
+    assert Path(spec.origin).resolve().parent == ROOT / "flint_posthoc"
