@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("flint_posthoc", "beartype.beartype")  # before the package's first import
+install_import_hook("flint_posthoc", "typechecking.checked")  # before the package's first import
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
