@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,8 +50,11 @@ class LossSchedule:
         if self.unit not in ("progress", "epochs"):
             raise ConfigurationError(f"unit must be 'progress' or 'epochs', got {self.unit!r}")
         for name, knots in self._knots().items():
-            if not knots or any(right < left for (left, _), (right, _) in pairwise(knots)):
-                raise ConfigurationError(f"the knots of {name} must be non-empty and in rising order, got {knots}")
+            finite = all(math.isfinite(position) and 0 <= value < math.inf for position, value in knots)
+            if not knots or not finite or any(right < left for (left, _), (right, _) in pairwise(knots)):
+                raise ConfigurationError(
+                    f"the knots of {name} must be (position, multiplier of at least 0), one at least, in rising order, got {knots}"
+                )
 
     def _knots(self) -> dict[str, Knots]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "unit"}

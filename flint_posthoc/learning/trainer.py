@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,10 @@ class FitSettings:
             raise ConfigurationError(
                 f"batch_size must be at least 1 and learning_rate positive, got {self.batch_size} and {self.learning_rate}"
             )
+        if not (self.weight_decay >= 0 and self.head_weight_decay >= 0):
+            raise ConfigurationError(f"weight decays must be at least 0, got {self.weight_decay} and {self.head_weight_decay}")
+        if self.revive_after is not None and self.revive_after < 1:
+            raise ConfigurationError(f"revive_after must be at least 1 or None, got {self.revive_after}")
 
     def rate_at(self, step: int, total: int) -> float:
         """The learning rate at ``step`` of ``total``."""
@@ -86,6 +90,7 @@ def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:
     return rise * max(1e-3, 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Where mini-batches come from: ``CachedBatches`` or ``LiveBatches``."""
 
