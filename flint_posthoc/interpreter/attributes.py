@@ -50,7 +50,8 @@ class AttributeNetworkConfig:
     def __post_init__(self) -> None:
         if self.hidden_channels < 1 or self.pool_size < 1 or (self.max_grid is not None and self.max_grid < 1):
             raise ConfigurationError(f"hidden_channels, pool_size and max_grid must be at least 1, got {self}")
-        if any(size < 1 or size % 2 == 0 for size in (self.tap_kernel_size, self.merge_kernel_size or 1)):
+        kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size is None else self.merge_kernel_size)
+        if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigurationError(f"kernel sizes must be odd and positive, got {self.tap_kernel_size} and {self.merge_kernel_size}")
 
 
@@ -170,10 +171,14 @@ class AttributeNetwork(nn.Module):
 
     @torch.no_grad()
     def restart_units(self, units: Tensor, activations: Activations, bias: float) -> None:
-        """Give the flagged units (J,) fresh random weights whose pre-activations have mean ``bias`` and deviation 1 on ``activations``."""
+        """Give the flagged units (J,) fresh random weights whose pre-activations have mean ``bias`` and deviation 1 on ``activations``.
+
+        Where these do not vary (a single image) there is no deviation to scale to, and torch's own initialisation stays.
+        """
         fresh = nn.Linear(self.linear.in_features, self.linear.out_features).to(self.linear.weight)
         features = self.features(activations)
         deviation, mean = torch.std_mean(F.linear(features, fresh.weight), dim=0, correction=0)
-        scale = 1 / deviation.clamp_min(1e-6)
+        varies = deviation > 1e-5 * mean.abs()
+        scale = torch.where(varies, 1 / torch.where(varies, deviation, 1), 1)
         self.linear.weight[units] = (fresh.weight * scale[:, None])[units]
         self.linear.bias[units] = (bias - mean * scale)[units]
