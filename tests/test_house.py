@@ -74,9 +74,8 @@ def test_adapters_are_a_part_of_the_package_and_never_a_package_of_their_own() -
 
 @pytest.mark.parametrize("name", ["flint", "adapters"])
 def test_no_name_that_belongs_to_others_is_installed(name: str) -> None:
-    found = python(
-        "-E", "-c", f"import importlib.util; spec = importlib.util.find_spec({name!r}); print(spec and spec.origin)"
-    ).stdout.strip()
+    code = f"import importlib.util; spec = importlib.util.find_spec({name!r}); print(spec and spec.origin)"
+    found = python("-E", "-c", code).stdout.strip()
     assert found == "None" or ROOT not in Path(found).parents
 
 
