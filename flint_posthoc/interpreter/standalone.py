@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..arrays import Images, Logits
-from ..classifier.taps import frozen, tapped
+from ..classifier.taps import frozen, hooked, tapped
 from .fitted import FittedInterpreter
 
 
@@ -35,7 +38,7 @@ class Savings:
 class InterpreterClassifier(nn.Module):
     """A copy of f up to the deepest tap with Ψ and h behind it, in evaluation mode. The user's own classifier is not touched.
 
-    Layers of f that the truncated pass never calls are replaced by ``nn.Identity``, so that their parameters are gone.
+    Layers of f that the truncated pass neither calls nor reads are replaced by ``nn.Identity``, so that their parameters are gone.
     """
 
     def __init__(self, fitted: FittedInterpreter) -> None:
@@ -43,30 +46,40 @@ class InterpreterClassifier(nn.Module):
         self.classifier = copy.deepcopy(fitted.view.model)
         self.attribute_network = copy.deepcopy(fitted.interpreter.attribute_network)
         self.head = copy.deepcopy(fitted.interpreter.head)
-        self._view = fitted.view
-        self.eval()
+        self._adapter, self._layouts = fitted.view.adapter, fitted.view.layouts
+        self.eval().requires_grad_(False)
         sample = torch.zeros(1, *fitted.image_shape, device=fitted.device)
         with frozen(self.classifier), torch.no_grad():
-            before = (_parameters(self.classifier), _flops(self.classifier, sample))
-            self._cut(sample)
+            before, unused = (_parameters(self.classifier), _flops(self.classifier, sample)), self._unused(sample)
+        _drop(self.classifier, unused)  # outside ``frozen``, which would put it all back
+        with frozen(self.classifier), torch.no_grad():
             self.savings = Savings(before[0], _parameters(self), before[1], _flops(self, sample))
 
     def forward(self, images: Images) -> Logits:
-        with tapped(self.classifier, self._view.adapter, self._view.layouts) as run:
+        with tapped(self.classifier, self._adapter, self._layouts) as run:
             activations = run.activations(images)
         logits: Tensor = self.head(self.attribute_network(tuple(maps.float() for maps in activations)))
         return logits
 
-    def _cut(self, sample: Tensor) -> None:
+    def _unused(self, sample: Tensor) -> set[int]:
+        """The ids of f's leaves that the pass up to the deepest tap never calls, and whose parameters nobody else reads in it."""
         called: set[nn.Module] = set()
         leaves = [module for module in self.classifier.modules() if not list(module.children())]
-        handles = [leaf.register_forward_hook(lambda module, *_: called.add(module)) for leaf in leaves]
-        try:
+        with hooked((leaf.register_forward_hook, lambda module, *_: called.add(module)) for leaf in leaves), _ParametersRead() as read:
             self(sample)
-        finally:
-            for handle in handles:
-                handle.remove()
-        _drop(self.classifier, {id(leaf) for leaf in leaves if leaf not in called})
+        return {id(leaf) for leaf in leaves if leaf not in called and not read.ids & set(map(id, leaf.parameters()))}
+
+
+class _ParametersRead(TorchFunctionMode):
+    """Which parameters operations read: attention modules, for one, read those of an output layer that they never call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ids.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, nn.Parameter))
+        return func(*args, **(kwargs or {}))
 
 
 def _drop(module: nn.Module, unused: set[int]) -> None:
