@@ -19,7 +19,7 @@ from .interpreter.decoder import DecoderConfig
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter, InterpreterConfig
 from .learning.history import FitHistory
-from .storage import artifact_folder, fingerprint, read_json, read_tensors, writable_folder, write_json, write_tensors
+from .storage import artifact_folder, file_digest, fingerprint, read_json, read_tensors, writable_folder, write_json, write_tensors
 
 JSON_NAME, TENSORS_NAME = "flint.json", "interpreter.safetensors"
 FORMAT = 1
@@ -34,7 +34,7 @@ class SavedExplainer:
 
 
 def save(folder: str | Path, saved: SavedExplainer) -> Path:
-    """Write the artefact and return its folder. The tensors are written first: a folder with a JSON file is whole.
+    """Write the artefact and return its folder. The tensors are written first, and the JSON file knows their digest.
 
     Raises:
         ArtifactError: the folder cannot be made or written to.
@@ -46,9 +46,8 @@ def save(folder: str | Path, saved: SavedExplainer) -> Path:
     }
     identity = fingerprint(fitted.view.model)
     write_tensors(path / TENSORS_NAME, tensors, {"classifier": identity})
-    write_json(
-        path / JSON_NAME, _description(saved) | {"classifier": {"fingerprint": identity, "type": type(fitted.view.model).__qualname__}}
-    )
+    classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__}
+    write_json(path / JSON_NAME, _description(saved) | {"classifier": classifier, "tensors": file_digest(path / TENSORS_NAME)})
     return path
 
 
@@ -90,8 +89,10 @@ def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: to
     if stored.get("format") != FORMAT:
         raise DamagedArtifactError(f"{path / JSON_NAME} is of format {stored.get('format')!r}; this version reads format {FORMAT}")
     tensors = read_tensors(path / TENSORS_NAME)
+    if stored.get("tensors") != file_digest(path / TENSORS_NAME):
+        raise DamagedArtifactError(f"{path}: {JSON_NAME} and {TENSORS_NAME} do not belong together, or one of them was altered")
     try:
-        note = _check_classifier(path, stored["classifier"], tensors.metadata, model, insist)
+        note = _check_classifier(path, stored["classifier"], model, insist)
         return _rebuild(stored, tensors.tensors, model, adapter, device, note)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, ClassifierMismatchError | DamagedArtifactError):
@@ -99,11 +100,7 @@ def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: to
         raise DamagedArtifactError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _check_classifier(
-    path: Path, stored: Mapping[str, str], metadata: Mapping[str, str], model: nn.Module, insist: bool
-) -> tuple[str, ...]:
-    if metadata.get("classifier") != stored["fingerprint"]:
-        raise DamagedArtifactError(f"{path}: {JSON_NAME} and {TENSORS_NAME} do not belong together")
+def _check_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, insist: bool) -> tuple[str, ...]:
     found = fingerprint(model)
     if found == stored["fingerprint"]:
         return ()
@@ -130,12 +127,10 @@ def _rebuild(
     class_ids = None if stored["class_ids"] is None else tuple(stored["class_ids"])
     view = ClassifierView(model, adapter, layouts, OUTPUT_KINDS[stored["output_kind"]], stored["num_outputs"], class_ids)
     image_shape = _sizes(stored["image_shape"], 3)
-    interpreter = Interpreter(
-        view.tap_shapes, image_shape, _sizes([stored["num_attributes"]], 1)[0], view.num_classes, _interpreter_config(stored["interpreter"])
-    )
-    interpreter.load_state_dict(
-        {name.removeprefix("interpreter."): value for name, value in tensors.items() if name.startswith("interpreter.")}
-    )
+    num_attributes, config = _sizes([stored["num_attributes"]], 1)[0], _interpreter_config(stored["interpreter"])
+    with torch.device("meta"):  # sizes that the file only claims cost no memory
+        interpreter = Interpreter(view.tap_shapes, image_shape, num_attributes, view.num_classes, config)
+    _fill(interpreter, {name.removeprefix("interpreter."): value for name, value in tensors.items() if name.startswith("interpreter.")})
     names = tuple(str(name) for name in stored["class_names"])
     class_means = tensors["class_means"]
     if len(names) != view.num_classes or class_means.shape != (view.num_classes, image_shape[0], *interpreter.decoder.resolution):
@@ -144,9 +139,22 @@ def _rebuild(
         )
     normalization = Normalization(**stored["normalization"])
     fitted = FittedInterpreter(
-        view, interpreter.to(device).eval(), image_shape, normalization, names, class_means.to(device), (*map(str, stored["notes"]), *note)
+        view,
+        interpreter.to(device).eval().requires_grad_(False),
+        image_shape,
+        normalization,
+        names,
+        class_means.to(device),
+        (*map(str, stored["notes"]), *note),
     )
     return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]))
+
+
+def _fill(interpreter: Interpreter, tensors: Mapping[str, torch.Tensor]) -> None:
+    unusable = [name for name, value in tensors.items() if value.dtype is not torch.float32 or not value.isfinite().all()]
+    if unusable:
+        raise ValueError(f"expected finite float32 tensors, these are not: {unusable}")
+    interpreter.load_state_dict(tensors, assign=True)
 
 
 def _sizes(values: Any, count: int) -> Any:

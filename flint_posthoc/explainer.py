@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, unwrap
 from .data import FirstPass, num_images
-from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
+from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
 from .evaluation.evaluation import Evaluation, evaluate
 from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
 from .interpreter.fitted import FittedInterpreter
@@ -48,7 +49,7 @@ class FlintExplainer:
         num_attributes: J; ``None``: 25 for up to ten classes, 2.5 a class beyond, at most 256.
         class_names: of the explained classes.
         classes: outputs of the classifier to explain, if not all; class axes and labels are then positions in it.
-        normalization: how [0, 1] pixels became the classifier's input; ``None``: the adapter's, or estimated from the data, and results say so.
+        normalization: how [0, 1] pixels became the classifier's input; ``None``: the adapter's, or estimated from the data, as results say.
         input_size: (channels, height, width); ``None``: the adapter's, or the first batch decides.
         device: where to work; ``None``: where the model is. Another one moves the model.
         joint: train the classifier too (by design).
@@ -107,8 +108,10 @@ class FlintExplainer:
                 raise  # the adapter's word is a guess that the first batch corrects; the user's is not
 
     def _prepare(self, images: Images) -> PreparedClassifier:
-        if self._prepared is None or self._prepared.image_shape != tuple(images.shape[1:]):
-            self._prepared = prepare(self._request, images.to(self.device))
+        known = self._prepared
+        if known is not None and known.image_shape == tuple(images.shape[1:]) and not known.normalization.estimated:
+            return known
+        self._prepared = prepare(self._request, images.to(self.device))  # an estimated pixel range has to be that of this data
         return self._prepared
 
     # ---- what is there ----
@@ -134,6 +137,8 @@ class FlintExplainer:
     @property
     def layers(self) -> tuple[str, ...] | None:
         """The tapped layers; ``None`` while they wait for a first batch to be suggested."""
+        if self._saved is not None:
+            return self._saved.fitted.view.layers
         return self._request.layers if self._prepared is None else self._prepared.view.layers
 
     @property
@@ -174,7 +179,7 @@ class FlintExplainer:
         learning_rate: float | None = None,
         weights: LossWeights | None = None,
         schedule: LossSchedule | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         cache: str | ActivationCache = "auto",
         precision: str = "auto",
         checkpoint_dir: str | Path | None = None,
@@ -186,8 +191,8 @@ class FlintExplainer:
         Args:
             data: any iterable of images, of (images, labels) or of dicts as Hugging Face loaders give; images as the classifier sees them.
             validation: the same, to judge each epoch by.
-            epochs, max_steps: how long; by default as long as the size of the data asks for.
-            batch_size, learning_rate, weights, schedule: the config's, where ``None``.
+            epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
+            batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
             cache: where f's activations are kept: "memory", "off" (f runs in every epoch), "auto", or a cache that was built before.
             precision: of f's pass: "auto" (its own) or "float32".
             checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
@@ -195,9 +200,9 @@ class FlintExplainer:
         Raises:
             DataError: empty or malformed data. TrainingDivergedError: a loss term became NaN. ConfigurationError: settings out of range.
         """
-        settings = _given(
-            self.config.settings, epochs=epochs, max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
-        )
+        length = {"epochs": epochs, "max_steps": max_steps} if epochs is not None or max_steps != "auto" else {}
+        settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
+        settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
         if self.joint:
             raise ConfigurationError(
@@ -205,8 +210,8 @@ class FlintExplainer:
             )
         if precision not in PRECISIONS:
             raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-        with no_trace(self.model):
-            torch.manual_seed(seed)  # of a shuffling loader too
+        with no_trace(self.model), _learning():
+            torch.manual_seed(settings.seed)  # of a shuffling loader too
             first_pass = FirstPass(data)
             request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress)
             prepared = self._prepare(first_pass.images)
@@ -230,7 +235,7 @@ class FlintExplainer:
         Raises:
             DataError: empty or malformed data.
         """
-        with no_trace(self.model):
+        with no_trace(self.model), _learning():
             first_pass = FirstPass(data)
             prepared = self._prepare(first_pass.images)
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
@@ -240,7 +245,7 @@ class FlintExplainer:
 
     # ---- meaning ----
 
-    def __call__(self, images: Images, *, for_class: str | int | Tensor = "interpreter") -> LocalInterpretation:
+    def __call__(self, images: Tensor, *, for_class: str | int | Tensor = "interpreter") -> LocalInterpretation:
         """Why these predictions?
 
         Args:
@@ -262,7 +267,8 @@ class FlintExplainer:
         """
         return interpret_globally(self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
 
-    def reconstruct(self, images: Images) -> Images:
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Images:
         """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
         fitted = self.fitted
         attributes = next(fitted.read([images])).attributes
@@ -310,10 +316,23 @@ class FlintExplainer:
         Raises:
             NotAnArtifactError, DamagedArtifactError, ClassifierMismatchError.
         """
-        explainer = cls(model, device=device, adapter=adapter)
-        with no_trace(explainer.model):
-            explainer._saved = load(_local(folder), explainer.model, explainer.adapter, explainer.device, insist=allow_other_classifier)
-        return explainer
+        module = unwrap(model)
+        adapter = adapter or find_adapter(module)
+        with no_trace(module):
+            saved = load(_local(folder), module, adapter, check_device(module), insist=allow_other_classifier)
+        fitted = saved.fitted
+        explainer = cls(
+            module,
+            layers=fitted.view.layers,
+            num_attributes=fitted.interpreter.num_attributes,
+            class_names=fitted.class_names,
+            classes=fitted.view.class_ids,
+            normalization=None if fitted.normalization.estimated else fitted.normalization,
+            adapter=adapter,
+            config=FlintConfig(interpreter=fitted.interpreter.config),
+        )
+        explainer._saved = saved
+        return explainer if device is None else explainer.to(device)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
@@ -323,6 +342,14 @@ class FlintExplainer:
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             return str(api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(folder)))
+
+
+@contextmanager
+def _learning() -> Iterator[None]:
+    """Gradients and float32, whatever the caller's mode is. To be used where the caller's modes are kept."""
+    torch.set_default_dtype(torch.float32)
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _given(config: Any, **changes: Any) -> Any:
@@ -335,4 +362,7 @@ def _local(folder: str | Path) -> Path:
         return path
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME]))
+    try:
+        return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME]))
+    except (OSError, ValueError) as error:  # what the hub raises: no connection, no such repository
+        raise NotAnArtifactError(f"{folder} is no folder here, and no repository to be had from the Hugging Face hub: {error}") from error

@@ -124,6 +124,12 @@ def read_tensors(path: StrPath, limit: int = TENSORS_LIMIT) -> StoredTensors:
         raise DamagedArtifactError(f"{file} is damaged: {error}") from error
 
 
+def file_digest(path: StrPath) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises ``OSError``."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 (hex) of the model's class name and of name, dtype, shape and bytes of every parameter and buffer, in order of names.
 

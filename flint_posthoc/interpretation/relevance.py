@@ -279,7 +279,7 @@ class RelevanceReservoir:
         return torch.stack(means, dim=1), torch.tensor([len(kept) for kept in self.kept])
 
 
-def interpret_locally(fitted: FittedInterpreter, images: Images, for_class: str | int | Tensor) -> LocalInterpretation:
+def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str | int | Tensor) -> LocalInterpretation:
     """Why these predictions? ``images`` (B, channels, H, W) as the classifier sees them; ``for_class`` as in ``explained_classes``."""
     batch = next(fitted.read([images]))
     kind = fitted.view.kind
