@@ -61,6 +61,8 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     model, adapter = request.model, request.adapter
     layers, reason = (request.layers, "") if request.layers else _suggested(model, adapter, images)
     record = preflight(model, layers, images, adapter=adapter)
+    for warning in record.warnings:
+        log.warning("%s", warning)
     class_ids = None if request.classes is None else check_class_ids(request.classes, record.num_classes)
     view = ClassifierView(model, adapter, record.layouts, adapter.output_kind(model), record.num_classes, class_ids)
     names = _class_names(request, view)

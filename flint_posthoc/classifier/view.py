@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Activations, Images, Logits, PerImageFlag
-from ..errors import ClassSelectionError
+from ..errors import ClassifierOutputError, ClassSelectionError
 from .adapter import ModelAdapter, OutputKind, TapLayout
 from .taps import TappedClassifier, frozen, tapped
 
@@ -46,9 +46,12 @@ class OpenView:
         self._view, self._run = view, run
 
     def __call__(self, images: Images) -> ViewPass:
-        """A full forward pass. Logits and activations come out in float32."""
+        """A full forward pass. Logits and activations come out in float32. Raises ``ClassifierOutputError`` where logits are not finite."""
         result = self._run(images)
         logits = result.logits.float()
+        finite = logits.isfinite().all(dim=1)
+        if not finite.all():
+            raise ClassifierOutputError(f"the classifier's logits are not finite for {int((~finite).sum())} of {len(images)} images")
         return ViewPass(_floats(result.activations), self._view.restrict(logits), self._view.inside(logits))
 
     def activations(self, images: Images) -> Activations:

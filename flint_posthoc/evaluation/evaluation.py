@@ -177,7 +177,8 @@ class Evaluation:
     def _attribute_rows(self) -> Iterable[tuple[str, str, str]]:
         for tau in (2.0, 5.0):
             counts = self.conciseness[tau]
-            meaning = f"attributes an explanation with |relevance| > {1 / tau:.1f} ({counts['signed']:.2f} with r > {1 / tau:.1f}); fewer is easier to read"
+            limit, signed = f"{1 / tau:.1f}", f"{counts['signed']:.2f}"
+            meaning = f"attributes an explanation with |relevance| > {limit} ({signed} with r > {limit}); fewer is easier to read"
             yield f"conciseness, τ = {tau:.0f}", f"{counts['absolute']:.2f}", meaning
         used, wasted = (
             f"{len(self.live_attributes)} of {self.num_attributes}",

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..arrays import Activations, Images, Logits
 from ..classifier.view import ClassifierView
 from ..data import Batch, batches
-from ..errors import ConfigurationError, EmptyDataError
+from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..measures import area_resize
+from ..storage import fingerprint
 
 Reduce = Callable[[Activations], Activations]
 
@@ -100,6 +101,8 @@ class ActivationCache:
 
     stored: LearningBatch
     layers: tuple[str, ...]
+    class_ids: tuple[int, ...] | None
+    classifier: str  # its fingerprint
 
     @classmethod
     def build(cls, preparation: Preparation, passes: Iterable[LearningBatch]) -> ActivationCache:
@@ -113,7 +116,8 @@ class ActivationCache:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
         maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
         logits, target, classes = (torch.cat(column) for column in zip(*(part[1:] for part in parts), strict=True))
-        return cls(LearningBatch(maps, logits, target, classes), preparation.view.layers)
+        view = preparation.view
+        return cls(LearningBatch(maps, logits, target, classes), view.layers, view.class_ids, fingerprint(view.model))
 
     def __len__(self) -> int:
         return len(self.stored.logits)
@@ -125,18 +129,27 @@ class ActivationCache:
         return sum(tensor.nbytes for tensor in tensors)
 
     def check(self, preparation: Preparation) -> None:
-        """Raise ``ConfigurationError`` unless this cache was made for the same layers, shapes, classes and resolution."""
+        """Raise unless this cache was made for the same classifier, layers, shapes, classes and resolution.
+
+        Raises:
+            ClassifierMismatchError: another classifier.
+            ConfigurationError: anything else.
+        """
+        if self.classifier != fingerprint(preparation.view.model):
+            raise ClassifierMismatchError(
+                f"the activation cache was made with another classifier (fingerprint {self.classifier[:12]}…), or with other weights"
+            )
         expected_maps = preparation.reduce(tuple(torch.zeros(1, *shape) for shape in preparation.view.tap_shapes))
         expected = (
             preparation.view.layers,
             [tuple(maps.shape[1:]) for maps in expected_maps],
-            preparation.view.num_classes,
+            (preparation.view.num_classes, preparation.view.class_ids),
             preparation.resolution,
         )
         found = (
             self.layers,
             [tuple(maps.shape[1:]) for maps in self.stored.activations],
-            self.stored.logits.shape[1],
+            (self.stored.logits.shape[1], self.class_ids),
             tuple(self.stored.target.shape[2:]),
         )
         if found != expected:
