@@ -84,17 +84,18 @@ class Careless(nn.Module):
 
 def residual() -> nn.Module:
     """A batch-norm ResNet with moved running statistics and in-place ReLUs that run twice a block."""
-    from torchvision.models.resnet import BasicBlock, ResNet
+    from timm.models.resnet import BasicBlock, ResNet
 
-    model = ResNet(BasicBlock, [1, 1, 1, 2], num_classes=CLASSES)
-    model(torch.randn(4, 3, 32, 32))
+    model = ResNet(BasicBlock, [1, 1, 1, 2], channels=(8, 12, 16, 24), stem_width=8, num_classes=CLASSES)
+    model(torch.randn(4, 3, 48, 48))
     return model
 
 
 def mobile() -> nn.Module:
-    from torchvision.models import mobilenet_v2
+    """Depthwise convolutions, ReLU6, blocks with and without a way around."""
+    from torchvision.models import MobileNetV2
 
-    return mobilenet_v2(width_mult=0.25, num_classes=CLASSES)
+    return MobileNetV2(num_classes=CLASSES, width_mult=0.25, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 64, 2, 2]])
 
 
 def vit(registers: int = 0) -> nn.Module:
@@ -125,7 +126,7 @@ class Family:
 FAMILIES = {
     "cnn": Family(SmallCNN, ("conv1", "conv2")),
     "resnet": Family(residual, ("layer3", "layer4.0"), size=48),
-    "mobilenet": Family(mobile, ("features.16", "features.17"), size=64),
+    "mobilenet": Family(mobile, ("features.4", "features.5")),
     "vit": Family(vit, ("blocks.1", "blocks.2")),
     "swin": Family(swin, ("layers.1", "layers.2.blocks.0")),
 }

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -103,19 +104,15 @@ class Recording:
         """A forward pre-hook."""
         self._running.append((module, self.position))
 
-    def leave(self, name: str, observer: Observer) -> Callable[..., None]:
-        """A forward hook for the module called ``name``."""
-
-        def leave(module: nn.Module, arguments: Any, output: Any) -> None:
-            _, start = self._running.pop()
-            self.spans[name] = start, self.position
-            self.calls[name] += 1
-            last = self.operators[-1] if self.operators else None
-            if last is not None and last.module is module and "activation" in last.kinds and not last.functional:
-                self.activation_calls.append((self.position, type(module).__name__))
-            observer(name, module, output)
-
-        return leave
+    def leave(self, name: str, observer: Observer, module: nn.Module, arguments: Any, output: Any) -> None:
+        """A forward hook, once its first two arguments are given: the module's name and who else wants to know."""
+        _, start = self._running.pop()
+        self.spans[name] = start, self.position
+        self.calls[name] += 1
+        last = self.operators[-1] if self.operators else None
+        if last is not None and last.module is module and "activation" in last.kinds and not last.functional:
+            self.activation_calls.append((self.position, type(module).__name__))
+        observer(name, module, output)
 
     def note(self, operator: str, made_bytes: int) -> None:
         """One operator of the dispatcher, by its name without namespace and trailing underscore."""
@@ -164,7 +161,7 @@ def recorded(model: nn.Module, observer: Observer) -> Iterator[Recording]:
         if name:
             registrations += [
                 (module.register_forward_pre_hook, recording.enter),
-                (module.register_forward_hook, recording.leave(name, observer)),
+                (module.register_forward_hook, partial(recording.leave, name, observer)),
             ]
     with uncompiled(model), hooked(registrations), torch.inference_mode(False), _Dispatch(recording):
         yield recording

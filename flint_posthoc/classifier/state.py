@@ -23,6 +23,12 @@ def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any]
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
+_NEWER_PRECISIONS = tuple(
+    _attribute(getattr(library, part), "fp32_precision")
+    for library in (torch.backends.cudnn, torch.backends.mkldnn)
+    for part in ("conv", "matmul")
+    if hasattr(library, part)
+)
 # The older names of a setting stand before the newer ones: writing an older one overwrites the newer ones, not the other way round.
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -39,9 +45,8 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     _attribute(torch.backends.cuda.matmul, "fp32_precision"),
     _attribute(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
     _attribute(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
-    *(_attribute(getattr(library, part), "fp32_precision")
-      for library in (torch.backends.cudnn, torch.backends.mkldnn) for part in ("conv", "matmul") if hasattr(library, part)),
-)  # fmt: skip
+    *_NEWER_PRECISIONS,
+)
 
 
 def _read(reader: Callable[[], Any]) -> Any:
@@ -95,42 +100,55 @@ class ModuleState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [(module.__dict__, module.__dict__.copy()) for module in model.modules()]
-        self._containers = [
-            (value, value.copy()) for _, attributes in self._modules for value in attributes.values() if isinstance(value, _CONTAINERS)
-        ]
-        self._parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+        self.modules = list(model.modules())
+        self.parameters = _once(parameter for module in self.modules for parameter in module._parameters.values())
+        self._attributes = [(module.__dict__, module.__dict__.copy()) for module in self.modules]
+        containers = [value for _, saved in self._attributes for value in saved.values() if isinstance(value, _CONTAINERS)]
+        self._empty = [container for container in containers if not container]  # nearly all: a module has a dozen dicts for hooks
+        self._filled = [(container, container.copy()) for container in containers if container]
+        self._gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.parameters]
+
+    def written_tensors(self) -> list[Tensor]:
+        """Every tensor that a forward pass may write: buffers, and tensors kept as plain attributes."""
+        plain = [value for _, saved in self._attributes for value in saved.values() if isinstance(value, Tensor)]
+        return _once([*(buffer for module in self.modules for buffer in module._buffers.values()), *plain])
 
     def restore(self) -> None:
         """Put back what changed, in place: the dicts stay the same objects."""
-        for attributes, saved in self._modules:
+        for attributes, saved in self._attributes:
             if not _same(attributes, saved):
                 _fill(attributes, saved)
-        for container, content in self._containers:
+        for container in self._empty:
+            if container:
+                container.clear()
+        for container, content in self._filled:
             if not _same(container, content):
                 _fill(container, content)
-        self._restore_parameters()
+        self._restore_gradients()
 
     def keep_tensors(self) -> None:
         """Take the parameters and buffers that modules hold now as the ones to keep (a model may replace a buffer rather than write it)."""
-        tables = {id(attributes[name]) for attributes, _ in self._modules for name in ("_parameters", "_buffers")}
-        self._containers = [(table, table.copy() if id(table) in tables else content) for table, content in self._containers]
+        tables = {id(saved[name]) for _, saved in self._attributes for name in ("_parameters", "_buffers")}
+        self._filled = [(table, table.copy() if id(table) in tables else content) for table, content in self._filled]
 
-    def _restore_parameters(self) -> None:
-        for parameter, requires_grad, gradient in self._parameters:
+    def _restore_gradients(self) -> None:
+        for parameter, requires_grad, gradient in self._gradients:
             if parameter.requires_grad is not requires_grad:
                 parameter.requires_grad_(requires_grad)
             if parameter.grad is not gradient:
                 parameter.grad = gradient
 
 
+def _once(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """Each tensor once, without the entries that were declared and left empty."""
+    return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())
+
+
 def _writable(tensor: Tensor) -> bool:
     """Sparse, unallocated and expanded tensors cannot be written element by element, by nobody: they need no copy."""
-    return (
-        tensor.layout is torch.strided
-        and not tensor.is_meta
-        and all(tensor.stride(axis) or tensor.shape[axis] < 2 for axis in range(tensor.dim()))
-    )
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return False
+    return tensor.is_contiguous() or all(tensor.stride(axis) or tensor.shape[axis] < 2 for axis in range(tensor.dim()))
 
 
 class TensorState:
@@ -138,7 +156,7 @@ class TensorState:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-        for tensor in {id(tensor): tensor for tensor in tensors}.values():
+        for tensor in tensors:
             if _writable(tensor):
                 groups[tensor.device, tensor.dtype].append(tensor.data)
         self._groups = [(group, [torch.empty_like(tensor) for tensor in group]) for group in groups.values()]
@@ -149,9 +167,3 @@ class TensorState:
         """Write the values back."""
         for originals, copies in self._groups:
             torch._foreach_copy_(originals, copies)
-
-
-def unregistered_and_buffers(model: nn.Module) -> list[Tensor]:
-    """Every tensor that a forward pass may write: buffers, and tensors kept as plain attributes."""
-    plain = (value for module in model.modules() for value in module.__dict__.values() if isinstance(value, Tensor))
-    return [*model.buffers(), *plain]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..errors import (
     UnsupportedClassifierError,
 )
 from .adapter import ModelAdapter, TapLayout, model_device
-from .state import ModuleState, ProcessState, TensorState, unregistered_and_buffers
+from .state import ModuleState, ProcessState, TensorState
 
 
 def unwrap(model: Any) -> nn.Module:
@@ -122,10 +123,16 @@ def no_trace(model: nn.Module) -> Iterator[nn.Module]:
     ``requires_grad`` and ``grad``, grad mode, default dtype, backend flags and the global random state. Parameter values are not copied:
     ``frozen`` keeps optimisers away from them.
     """
-    process = ProcessState()
-    modules, tensors = ModuleState(model), TensorState(unregistered_and_buffers(model))
-    try:
+    with _kept(model):
         yield model
+
+
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[ModuleState]:
+    process, modules = ProcessState(), ModuleState(model)
+    tensors = TensorState(modules.written_tensors())
+    try:
+        yield modules
     finally:
         modules.restore()
         tensors.restore()
@@ -135,10 +142,10 @@ def no_trace(model: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """``no_trace`` with the model in evaluation mode and no parameter asking for gradients."""
-    with no_trace(model):
-        if any(module.training for module in model.modules()):
+    with _kept(model) as state:
+        if any(module.training for module in state.modules):
             model.eval()
-        for parameter in model.parameters():
+        for parameter in state.parameters:
             parameter.requires_grad_(False)
         yield model
 
@@ -151,9 +158,9 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
     the starting parameters and buffers are restored as well.
     """
     process, modules = ProcessState(), ModuleState(model)
-    start = TensorState((*model.parameters(), *unregistered_and_buffers(model)))
+    start = TensorState([*modules.parameters, *modules.written_tensors()])
     try:
-        _unfreeze(model)
+        _unfreeze(modules.parameters)
         model.train()
         yield model
         modules.keep_tensors()
@@ -165,10 +172,10 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
         process.restore()
 
 
-def _unfreeze(model: nn.Module) -> None:
-    parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-    all_frozen = not any(parameter.requires_grad for parameter in parameters)
-    for parameter in parameters:
+def _unfreeze(parameters: Sequence[Tensor]) -> None:
+    learnable = [parameter for parameter in parameters if parameter.is_floating_point()]
+    all_frozen = not any(parameter.requires_grad for parameter in learnable)
+    for parameter in learnable:
         parameter.grad = None  # the user's gradients are put back afterwards and must not be added to
         if all_frozen:
             parameter.requires_grad_(True)
@@ -203,17 +210,13 @@ class _Capture:
         self._maps: list[Tensor | None] = [None] * len(layouts)
         self._missing = [layout.calls for layout in layouts]
 
-    def hook(self, tap: int) -> Callable[..., None]:
-        """A forward hook that keeps the output of the tap numbered ``tap``."""
+    def keep(self, tap: int, module: nn.Module, arguments: Any, output: Any) -> None:
+        """A forward hook, once the number of its tap is given: keeps the output of the last call."""
         layout = self._layouts[tap]
-
-        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-            self._missing[tap] -= 1
-            if self._missing[tap] <= 0:
-                maps = self._adapter.canonical(output, layout)
-                self._maps[tap] = maps.clone() if layout.overwritten else maps
-
-        return keep
+        self._missing[tap] -= 1
+        if self._missing[tap] <= 0:
+            maps = self._adapter.canonical(output, layout)
+            self._maps[tap] = maps.clone() if layout.overwritten else maps
 
     def stop(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """A forward hook that ends the pass at the last call of the deepest tap."""
@@ -260,7 +263,7 @@ class TappedClassifier:
         return capture.activations()
 
     def _captures(self, capture: _Capture) -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
-        return [(module.register_forward_hook, capture.hook(tap)) for tap, module in enumerate(self._modules)]
+        return [(module.register_forward_hook, partial(capture.keep, tap)) for tap, module in enumerate(self._modules)]
 
 
 @contextmanager

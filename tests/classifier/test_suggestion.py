@@ -1,5 +1,7 @@
 """Which layers are suggested, and why."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from models import Careless, ModuleCNN, SmallCNN, every_family, left_alone, mobile, residual, swin, vit
@@ -21,6 +23,14 @@ def torchvision_model(name: str) -> nn.Module:
     return getattr(torchvision.models, name)(num_classes=20)
 
 
+def vgg() -> nn.Module:
+    """VGG-11 with a small head."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    head = nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 7))
+    return nn.Sequential(OrderedDict(features=make_layers(cfgs["A"]), pool=nn.AdaptiveMaxPool2d(1), flat=nn.Flatten(), head=head))
+
+
 def convnext() -> nn.Module:
     from timm.models import ConvNeXt
 
@@ -32,14 +42,15 @@ def convnext() -> nn.Module:
     [
         (SmallCNN, 32, ("conv1", "conv2")),
         (residual, 48, ("layer3", "layer4.0")),
-        (mobile, 64, ("features.16", "features.17")),
+        (mobile, 32, ("features.4", "features.5")),
         (vit, 32, ("blocks.1", "blocks.2")),  # blocks.3's patch tokens do not reach the logits
         (lambda: vit(registers=4), 32, ("blocks.1", "blocks.2")),
         (swin, 32, ("layers.2.downsample", "layers.2.blocks.0")),
         (convnext, 64, ("stages.3.downsample", "stages.3.blocks.0")),
+        (lambda: torchvision_model("mobilenet_v2"), 64, ("features.16", "features.17")),
         (lambda: torchvision_model("resnet18"), 48, ("layer3", "layer4.0")),
         (lambda: torchvision_model("squeezenet1_0"), 64, ("features.11", "features.12")),
-        (lambda: torchvision_model("vgg11"), 64, ("features.15", "features.20")),
+        (vgg, 64, ("features.15", "features.20")),
     ],
 )
 def test_layers_of_known_families(build, size, layers):
