@@ -22,6 +22,7 @@ class TimmAdapter(TorchModuleAdapter):
         return comes_from(model, "timm.models.")
 
     def normalization(self, model: nn.Module) -> Normalization | None:
+        """``mean`` and ``std`` of the configuration, where the model still takes that many channels."""
         told = _configuration(model)
         if "mean" not in told or "std" not in told or image_channels(model) not in (None, len(told["mean"])):
             return None
@@ -34,6 +35,7 @@ class TimmAdapter(TorchModuleAdapter):
         return (image_channels(model) or 3, height, width) if height else None
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
+        """``label_names`` of the configuration, where there is one a class."""
         told = _configuration(model)
         names = told.get("label_names")
         return tuple(names) if names and len(names) == getattr(model, "num_classes", None) else None

@@ -93,6 +93,7 @@ class TorchModuleAdapter(ModelAdapter):
         return isinstance(model, nn.Module)
 
     def logits(self, output: Any) -> Logits:
+        """The first tensor of the answer, or its ``logits``, if it is (B, C) of floating point."""
         tensor = self.raw(output)
         if tensor is None or tensor.dim() != 2 or not tensor.is_floating_point():
             raise ClassifierOutputError(
@@ -101,6 +102,7 @@ class TorchModuleAdapter(ModelAdapter):
         return tensor
 
     def layout(self, layer: str, output: Any, images: Images, model: nn.Module) -> TapLayout:
+        """By the output's shape: which dimension is the batch, and which two have the image's aspect."""
         tensor = self.raw(output)
         readable = tensor is not None and tensor.is_floating_point() and tensor.numel() > 0
         finder = self._finders().get(tensor.dim()) if readable and tensor is not None else None
@@ -112,6 +114,7 @@ class TorchModuleAdapter(ModelAdapter):
         return layout
 
     def canonical(self, output: Any, layout: TapLayout) -> Tensor:
+        """A view where that is possible. Raises ``UnmappableActivationError`` where ``output`` is not what ``layout`` describes."""
         raw = self.raw(output)
         try:
             maps = _TO_MAPS[layout.form](raw, layout)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ class TransformersAdapter(TorchModuleAdapter):
         return comes_from(model, "transformers.") and hasattr(model, "config")
 
     def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+        """``config.image_size``, a number or (height, width), and ``config.num_channels``."""
         size = getattr(model.config, "image_size", None)
         channels = getattr(model.config, "num_channels", 3)
         if isinstance(size, int):
