@@ -253,6 +253,14 @@ def test_a_first_pass_shows_its_first_batch_and_reads_nothing_twice(form: str) -
     assert torch.equal(collected(once).images, IMAGES)
 
 
+def test_a_first_pass_does_not_read_ahead() -> None:
+    pictures = Pictures()
+    once = FirstPass(DataLoader(pictures, batch_size=4))
+    assert pictures.read == [0, 1, 2, 3]
+    assert len(list(once)) == 3
+    assert pictures.read == list(range(10))
+
+
 def test_a_first_pass_over_nothing_says_so() -> None:
     with pytest.raises(EmptyDataError, match="holds no images"):
         FirstPass([])
