@@ -141,7 +141,7 @@ def test_damaged_json_is_named(tmp_path: Path, content: bytes, message: str) -> 
 
 
 def test_json_may_be_nested_as_deep_as_allowed(tmp_path: Path) -> None:
-    nested = json.loads("[" * (storage.JSON_DEPTH - 1) + "]" * (storage.JSON_DEPTH - 1))
+    nested = json.loads("[" * (storage.JSON_DEPTH - 1) + "7" + "]" * (storage.JSON_DEPTH - 1))
     storage.write_json(tmp_path / "a", {"a": nested})
     assert storage.read_json(tmp_path / "a") == {"a": nested}
 
