@@ -12,6 +12,9 @@ from ..arrays import Activations, Attributes, Maps
 from ..errors import ConfigurationError, ImageShapeError
 from ..measures import area_resize
 
+SMALL_IMAGE = 64  # pixels; above it images are taken for photographs
+POOL_SMALL, POOL_LARGE = 4, 1
+
 MapShape = tuple[int, int, int]  # (channels, height, width) of one tap in canonical form
 
 
@@ -34,25 +37,34 @@ class AttributeNetworkConfig:
         merge_kernel_size: side of the kernel that reads all taps together, odd; ``None``: no such convolution (the paper's LeNet variant).
         max_grid: taps whose maps are larger are first pooled by area to at most this side, which is what an activation cache stores;
             ``None`` leaves them as they are (the paper).
-        pool_size: side of the grid that the last linear layer reads (3 in the paper's networks).
+        pool_size: side of the grid that the last linear layer reads (3 in the paper's networks); ``None``: 4 for images of up to 64 pixels,
+            where a place in the image means something, and 1 for larger ones, photographs whose objects stand anywhere.
         strided: larger taps reach the smallest tap's grid by a strided convolution (the paper) instead of by pooling behind it.
         standardize: whether each tapped channel is shifted and scaled by its mean and deviation on the first batch of the fit.
+        dropout: on what the last linear layer reads, while training.
     """
 
     hidden_channels: int = 64
     tap_kernel_size: int = 1
     merge_kernel_size: int | None = 3
     max_grid: int | None = 8
-    pool_size: int = 4
+    pool_size: int | None = None
     strided: bool = False
     standardize: bool = True
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.hidden_channels < 1 or self.pool_size < 1 or (self.max_grid is not None and self.max_grid < 1):
+        if any(size is not None and size < 1 for size in (self.hidden_channels, self.pool_size, self.max_grid)):
             raise ConfigurationError(f"hidden_channels, pool_size and max_grid must be at least 1, got {self}")
         kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size is None else self.merge_kernel_size)
         if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigurationError(f"kernel sizes must be odd and positive, got {self.tap_kernel_size} and {self.merge_kernel_size}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigurationError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def pool_for(self, image_side: int) -> int:
+        """``pool_size`` for images whose longer side has so many pixels."""
+        return self.pool_size or (POOL_SMALL if image_side <= SMALL_IMAGE else POOL_LARGE)
 
 
 def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
@@ -97,10 +109,16 @@ class AttributeNetwork(nn.Module):
     Args:
         tap_shapes: (channels, height, width) of each tapped layer in canonical form, in forward order.
         num_attributes: J.
+        image_side: pixels of the longer side of an image.
     """
 
     def __init__(
-        self, tap_shapes: tuple[MapShape, ...], num_attributes: int, config: AttributeNetworkConfig = AttributeNetworkConfig()
+        self,
+        tap_shapes: tuple[MapShape, ...],
+        num_attributes: int,
+        config: AttributeNetworkConfig = AttributeNetworkConfig(),
+        *,
+        image_side: int = SMALL_IMAGE,
     ) -> None:
         super().__init__()
         if num_attributes < 1:
@@ -109,7 +127,8 @@ class AttributeNetwork(nn.Module):
         self.tap_shapes = tap_shapes
         self.reduced_shapes = tuple(self._reduced(shape) for shape in tap_shapes)
         self.grid = (min(shape[1] for shape in self.reduced_shapes), min(shape[2] for shape in self.reduced_shapes))
-        self.pool = (min(config.pool_size, self.grid[0]), min(config.pool_size, self.grid[1]))
+        pool = config.pool_for(image_side)
+        self.pool = (min(pool, self.grid[0]), min(pool, self.grid[1]))
         hidden = config.hidden_channels
         self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)
         width = hidden * len(tap_shapes)
@@ -153,7 +172,7 @@ class AttributeNetwork(nn.Module):
 
     def preactivations(self, activations: Activations) -> Attributes:
         """φ before its ReLU: what AM+PI climbs while an attribute is silent."""
-        return self.linear(self.features(activations))
+        return self.linear(F.dropout(self.features(activations), self.config.dropout, self.training))
 
     def forward(self, activations: Activations) -> Attributes:
         return self.preactivations(activations).relu()

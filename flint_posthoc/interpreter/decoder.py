@@ -9,9 +9,9 @@ from torch import nn
 
 from ..arrays import Attributes, Images
 from ..errors import ConfigurationError
+from .attributes import SMALL_IMAGE
 
-SMALL_IMAGE = 64  # images up to this side are decoded at SMALL_LIMIT or less, larger ones at LARGE_LIMIT or less (DESIGN.md part 3)
-SMALL_LIMIT, LARGE_LIMIT = 32, 56
+SMALL_LIMIT, LARGE_LIMIT = 32, 56  # longest side of a reconstruction of small images, of larger ones (DESIGN.md part 3)
 
 
 def decoder_resolution(height: int, width: int, limit: int | None = None) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class Interpreter(nn.Module):
         super().__init__()
         self.config = config
         self.image_shape, self.num_attributes, self.num_classes = image_shape, num_attributes, num_classes
-        self.attribute_network = AttributeNetwork(tap_shapes, num_attributes, config.attributes)
+        self.attribute_network = AttributeNetwork(tap_shapes, num_attributes, config.attributes, image_side=max(image_shape[1:]))
         self.head_dropout = nn.Dropout(config.head_dropout)
         self.head = nn.Linear(num_attributes, num_classes)
         self.decoder = Decoder(

@@ -61,7 +61,7 @@ class LossWeights:
         reconstruction: "l2" or "l1" (the authors for CIFAR-10).
     """
 
-    beta: float = 1.0
+    beta: float = 2.0
     gamma: float = 1.0
     delta: float = 1.0
     zeta: float = 0.1
