@@ -100,14 +100,16 @@ class BatchSource(Protocol):
 
 
 class _RunningMeans:
-    """Sums on the device, read rarely."""
+    """Sums on the device, read rarely; ``watched`` are the values of the last step, or of the first one that was not finite."""
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
+        self.watched = torch.zeros(())
         self.batches = 0
 
     def add(self, values: Tensor) -> None:
         self.sums = values if self.sums is None else self.sums + values
+        self.watched = values if self.batches == 0 else torch.where(self.watched.isfinite().all(), values, self.watched)
         self.batches += 1
 
     def read(self) -> list[float]:
@@ -182,6 +184,7 @@ class Trainer:
         if self.step == first_step:
             raise EmptyDataError(f"the data held no batch in epoch {number}; an iterator that can be read only once needs cache='memory'")
         self._show(means, bar, number)
+        self._check_weights(number)
         self.interpreter.eval()
         validation = self._validate()
         loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement = means.read()
@@ -243,7 +246,7 @@ class Trainer:
 
     def _show(self, means: _RunningMeans, bar: Any, epoch: int) -> None:
         values = means.read()
-        terms = LossTerms(*(torch.tensor(value) for value in values[: len(LossTerms._fields)]))
+        terms = LossTerms(*means.watched[: len(LossTerms._fields)].cpu())
         broken = first_non_finite(terms)
         if broken is not None:
             raise TrainingDivergedError(
@@ -254,6 +257,11 @@ class Trainer:
             f"fidelity {values[-1]:.1%} KL {values[-2]:.3f} L_of {values[1]:.3f} L_if {values[2]:.3f} E {values[3]:.2f} l1 {values[5]:.2f}",
             refresh=False,
         )
+
+    def _check_weights(self, epoch: int) -> None:
+        broken = [name for name, value in self.interpreter.named_parameters() if not value.isfinite().all()]
+        if broken:
+            raise TrainingDivergedError(f"the weights {broken} were no longer finite after epoch {epoch}; lower the learning rate")
 
     @torch.no_grad()
     def _validate(self) -> tuple[float | None, float | None]:
