@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from .artifact import JSON_NAME, TENSORS_NAME, SavedExplainer, load, save
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, unwrap
-from .data import FirstPass, num_images
+from .data import Data, FirstPass, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
 from .evaluation.evaluation import Evaluation, evaluate
 from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
@@ -170,9 +170,9 @@ class FlintExplainer:
 
     def fit(
         self,
-        data: Iterable[Any],
+        data: Data,
         *,
-        validation: Iterable[Any] | None = None,
+        validation: Data | None = None,
         epochs: int | None = None,
         max_steps: int | str = "auto",
         batch_size: int | None = None,
@@ -229,7 +229,7 @@ class FlintExplainer:
         self._saved = SavedExplainer(fitted, result.history)
         return result.history
 
-    def cache(self, data: Iterable[Any], *, progress: bool = True) -> ActivationCache:
+    def cache(self, data: Data, *, progress: bool = True) -> ActivationCache:
         """f's activations over ``data``, read exactly once, for several fits: ``explain.fit(data, cache=explain.cache(data))``.
 
         Raises:
@@ -258,7 +258,7 @@ class FlintExplainer:
         return interpret_locally(self.fitted, images, for_class)
 
     def global_interpretation(
-        self, data: Iterable[Any], *, samples_per_class: int = 100, agreeing_only: bool = False, seed: int = 0
+        self, data: Data, *, samples_per_class: int = 100, agreeing_only: bool = False, seed: int = 0
     ) -> GlobalInterpretation:
         """What does each class consist of? One pass; at most ``samples_per_class`` images a class go into a mean, drawn uniformly.
 
@@ -274,7 +274,7 @@ class FlintExplainer:
         attributes = next(fitted.read([images])).attributes
         return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
 
-    def evaluate(self, data: Iterable[Any]) -> Evaluation:
+    def evaluate(self, data: Data) -> Evaluation:
         """How far to trust it: all measures in one pass. Labels, where ``data`` has them, are positions in the explained classes.
 
         Raises:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import ClassIndex, Logits, PerImageFlag
+from ..data import Data
 from ..errors import EmptyDataError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import (
@@ -270,7 +271,7 @@ def _indices(flags: Tensor) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def evaluate(fitted: FittedInterpreter, data: Iterable[Any]) -> Evaluation:
+def evaluate(fitted: FittedInterpreter, data: Data) -> Evaluation:
     """All measures over ``data``, in one pass and bounded memory. Raises ``EmptyDataError`` where it holds no batch."""
     total = EvaluationSums()
     for batch in fitted.read(data):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, ViewPass
-from ..data import Batch, batches
+from ..data import Batch, Data, batches
 from .interpreter import Interpreter
 
 
@@ -57,12 +57,12 @@ class FittedInterpreter:
         """The classifier's outputs behind the class axes."""
         return tuple(range(self.view.num_classes)) if self.view.class_ids is None else self.view.class_ids
 
-    def batches(self, data: Iterable[Any]) -> Iterator[Batch]:
+    def batches(self, data: Data) -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
         return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes)
 
     @torch.no_grad()
-    def read(self, data: Iterable[Any]) -> Iterator[ReadBatch]:
+    def read(self, data: Data) -> Iterator[ReadBatch]:
         """One pass of f and g over ``data``, in f's own precision."""
         with self.view.frozen() as run:
             for batch in self.batches(data):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..arrays import Activations, Images, Logits
 from ..classifier.view import ClassifierView
-from ..data import Batch, batches
+from ..data import Batch, Data, batches
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..measures import area_resize
 from ..storage import fingerprint
@@ -50,12 +50,12 @@ class Preparation(NamedTuple):
         pixels = self.image_shape[0] * self.resolution[0] * self.resolution[1]
         return sum(tap.nbytes for tap in maps) + 4 * (pixels + self.view.num_classes) + 8
 
-    def read(self, data: Iterable[Any]) -> Iterator[Batch]:
+    def read(self, data: Data) -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
         return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes)
 
     @torch.no_grad()
-    def passes(self, data: Iterable[Any]) -> Iterator[LearningBatch]:
+    def passes(self, data: Data) -> Iterator[LearningBatch]:
         """One pass of the frozen f over ``data``."""
         with self.view.frozen() as run:
             for batch in self.read(data):
@@ -187,7 +187,7 @@ class CachedBatches:
 class LiveBatches:
     """Mini-batches as the user's loader gives them, f run in each epoch: for augmented data, or data too large to cache."""
 
-    def __init__(self, preparation: Preparation, data: Iterable[Any], batches_per_epoch: int | None) -> None:
+    def __init__(self, preparation: Preparation, data: Data, batches_per_epoch: int | None) -> None:
         self.preparation, self.data, self.batches_per_epoch = preparation, data, batches_per_epoch
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:

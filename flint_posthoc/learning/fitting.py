@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ..classifier.prepare import PreparedClassifier
-from ..data import augments, is_one_shot, num_images, shuffles
+from ..data import Data, augments, is_one_shot, num_images, shuffles
 from ..errors import ConfigurationError, FlintWarning
 from ..interpreter.interpreter import Interpreter
 from ..storage import fingerprint
@@ -38,9 +38,9 @@ class FitRequest:
         checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
     """
 
-    data: Iterable[Any]
+    data: Data
     first_pass: Iterable[Any]
-    validation: Iterable[Any] | None = None
+    validation: Data | None = None
     cache: str | ActivationCache = "auto"
     checkpoint_dir: str | Path | None = None
     resume: bool = False
@@ -194,7 +194,7 @@ def _warn_small_batches(batch_size: int, num_attributes: int) -> None:
         )
 
 
-def _warn_unshuffled(data: Iterable[Any]) -> None:
+def _warn_unshuffled(data: Data) -> None:
     if shuffles(data) is False:
         warnings.warn(
             "the data is read in the same order in every epoch; shuffle it, or the diversity entropy sees one class at a time",
