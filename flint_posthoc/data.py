@@ -117,6 +117,10 @@ class FirstPass:
         self._head = list(islice(self._rest, 1))
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
+    def require_labels(self, num_classes: int) -> None:
+        """Raise ``MissingLabelsError`` or ``LabelRangeError`` unless the first batch has labels in [0, ``num_classes``)."""
+        next(batches(self._head, device="cpu", num_classes=num_classes, labels="required"))
+
     def __iter__(self) -> Iterator[Any]:
         yield from self._head
         yield from self._rest

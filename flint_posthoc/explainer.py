@@ -198,16 +198,13 @@ class FlintExplainer:
             checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
 
         Raises:
-            DataError: empty or malformed data. TrainingDivergedError: a loss term became NaN. ConfigurationError: settings out of range.
+            DataError: empty or malformed data, or with ``joint=True`` labels that are missing or out of range.
+            TrainingDivergedError: a loss term became NaN. ConfigurationError: settings out of range.
         """
         length = {"epochs": epochs, "max_steps": max_steps} if epochs is not None or max_steps != "auto" else {}
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        if self.joint:
-            raise ConfigurationError(
-                "joint=True is not part of this version yet; fit with joint=False, which leaves the classifier as it is"
-            )
         if precision not in PRECISIONS:
             raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
         with no_trace(self.model), _learning():
@@ -215,6 +212,9 @@ class FlintExplainer:
             first_pass = FirstPass(data)
             request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress)
             prepared = self._prepare(first_pass.images)
+            if self.joint:
+                first_pass.require_labels(prepared.view.num_classes)
+                raise ConfigurationError("joint=True is not part of this version yet; joint=False leaves the classifier as it is")
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(
