@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -84,7 +84,9 @@ def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, head
     axes.patch.set_hatch("///")
     image = axes.imshow(np.ma.masked_invalid(relevance), cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     step = max(1, math.ceil(num_classes / 60))
-    axes.set_xticks(range(0, num_classes, step), [shorten(name, 18) for name in class_names[::step]], rotation=60, ha="right", fontsize=8)
+    names = [shorten(name, 18) for name in class_names[::step]]
+    short = max(map(len, names), default=0) <= 4
+    axes.set_xticks(range(0, num_classes, step), names, fontsize=8, rotation=0 if short else 60, ha="center" if short else "right")
     step = max(1, math.ceil(num_attributes / 130))
     axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in range(0, num_attributes, step)], fontsize=7)
     figure.colorbar(image, ax=axes, shrink=0.8).set_label("mean relevance r", fontsize=8)
@@ -113,16 +115,85 @@ def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, 
     return figure
 
 
-def picture_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], *, heading: str = "") -> Figure:
-    """A grid of pictures, one list a row, with a title a column: images beside their reconstructions."""
+def picture_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], row_titles: Sequence[str] = (), *, heading: str) -> Figure:
+    """A grid of pictures, one list a row, with a title a column and perhaps one a row: images above their reconstructions."""
     columns = len(titles)
-    figure = new_figure(1.5 * columns, 1.5 * len(rows) + 0.5)
+    figure = new_figure(1.0 * columns + 1.2 * bool(row_titles), 1.05 * len(rows) + 0.6)
     grid = np.array(figure.subplots(len(rows), columns), dtype=object).reshape(len(rows), columns)
     for number, row in enumerate(rows):
         for column, pixels in enumerate(row):
             show_image(grid[number, column], pixels, titles[column] if number == 0 else "")
-    figure.suptitle(heading, fontsize=9)
+        if row_titles:
+            grid[number, 0].text(-0.15, 0.5, row_titles[number], transform=grid[number, 0].transAxes, ha="right", va="center", fontsize=9)
+    figure.suptitle(heading, fontsize=10)
     return figure
+
+
+class ExplainedImage(NamedTuple):
+    """One row of ``explained_images``: an image, its strongest attributes, and images on which each of those is strongest."""
+
+    pixels: np.ndarray
+    title: str
+    warning: str
+    attributes: Sequence[int]
+    relevance: Sequence[float]
+    examples: Sequence[Sequence[np.ndarray]]
+
+
+def explained_images(rows: Sequence[ExplainedImage], *, heading: str) -> Figure:
+    """Rows of an image, the relevance bars of its explanation and, beside each bar, images on which that attribute is strongest."""
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    bars, examples = max(len(row.attributes) for row in rows), max(len(images) for row in rows for images in row.examples)
+    side = 0.46  # inches: a small image, and a bar
+    block, row_height = side * bars, side * bars + 0.6
+    width, height = 3.95 + block + side * examples, row_height * len(rows) + 0.85
+    figure = MatplotlibFigure(figsize=(width, height))  # placed by hand, so that every bar has its images beside it
+
+    def axes_at(left: float, top: float, wide: float, high: float) -> Any:
+        return figure.add_axes((left / width, (height - top - high) / height, wide / width, high / height))
+
+    for number, row in enumerate(rows):
+        top, high = row_height * number + 0.8, side * len(row.attributes)
+        image = axes_at(0.15, top, block, block)
+        show_image(image, row.pixels, "\n".join(filter(None, (row.title, row.warning))))
+        image.title.set_color(NEGATIVE if row.warning else "black")
+        middle = axes_at(block + 0.85, top, 2.5, high)
+        relevance_bars(middle, row.attributes, row.relevance)
+        middle.set(ylim=(len(row.attributes) - 0.5, -0.5), xticks=(-1, -0.5, 0, 0.5, 1))
+        middle.set_xlabel("relevance" if number == len(rows) - 1 else "", fontsize=8)
+        right = axes_at(block + 3.6, top, side * examples, high)
+        for place, images in enumerate(row.examples):
+            _strip(right, images, place)
+        right.set(xlim=(0, examples), ylim=middle.get_ylim(), aspect="auto")
+        right.set_axis_off()
+        if number == 0:
+            middle.set_title("its strongest attributes", fontsize=9)
+            right.set_title("images on which each is strongest", fontsize=9)
+    figure.suptitle(heading, fontsize=11, y=1 - 0.12 / height, va="top")
+    return figure
+
+
+def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:
+    """A row of small images under each title, ``columns`` of such rows side by side."""
+    rows, longest, side = max(1, math.ceil(len(titles) / columns)), max(map(len, images), default=1), 0.44
+    figure = new_figure(columns * (longest * side + 0.3), rows * (side + 0.3) + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, title, strip in zip(grid, titles, images, strict=False):
+        _strip(axes, strip, 0)
+        axes.set(xlim=(0, longest), ylim=(0.5, -0.5), aspect="equal")
+        axes.set_title(title, fontsize=8, loc="left", pad=2)
+    for axes in grid:
+        axes.set_axis_off()
+    figure.suptitle(heading, fontsize=10)
+    return figure
+
+
+def _strip(axes: Any, images: Sequence[np.ndarray], place: float) -> None:
+    """Small images side by side, in the row ``place`` of ``axes``, one unit of its axes each."""
+    for column, pixels in enumerate(images):
+        extent = (column + 0.04, column + 0.96, place + 0.46, place - 0.46)
+        axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, PerImage, PerImageFlag, Relevance, Weight
 from ..classifier.adapter import OutputKind
+from ..data import Data
 from ..errors import ClassSelectionError, ConfigurationError
 from ..figures import Figure, local_interpretation, relevance_heatmap, shorten
 from ..interpreter.fitted import FittedInterpreter
@@ -88,12 +89,12 @@ class LocalInterpretation:
             sentences.append("no attribute takes part: unexplained")
         return "; ".join(sentences)
 
-    def describe(self, index: int, k: int = 5) -> str:
-        """Image ``index``'s explanation in a few lines of text."""
+    def describe(self, index: int, k: int = 5, *, title: str | None = None) -> str:
+        """Image ``index``'s explanation in a few lines of text, under its number or ``title``."""
         name = self.class_names[int(self.explained_class[index])]
         parts = ", ".join(f"φ{entry.attribute} {entry.relevance:+.2f}" for entry in self.top(k)[index]) or "nothing"
         caveat = self.caveat(index)
-        return f"image {index}: {name!r} because of {parts} (bias share {self.bias_share[index]:.0%})" + (
+        return f"{title or f'image {index}'}: {name!r} because of {parts} (bias share {self.bias_share[index]:.0%})" + (
             f"\n  CAUTION: {caveat}" if caveat else ""
         )
 
@@ -107,7 +108,7 @@ class LocalInterpretation:
     def plot(self, index: int = 0, *, k: int = 8) -> Figure:
         """Image ``index`` beside its ``k`` strongest attributes; a disagreement is written in the heading."""
         entries = self.top(k)[index]
-        heading = f"{shorten(self.class_names[int(self.explained_class[index])])}: which attributes made this prediction?"
+        heading = f"Which attributes speak for {shorten(self.class_names[int(self.explained_class[index])])!r}?"
         attributes, values = [entry.attribute for entry in entries], [entry.relevance for entry in entries]
         return local_interpretation(self.pixels[index].cpu().numpy(), attributes, values, heading=heading, warning=self.caveat(index))
 
@@ -228,7 +229,7 @@ class GlobalInterpretation:
 
     def plot(self) -> Figure:
         """The class-attribute heat map."""
-        return relevance_heatmap(self.relevance.numpy(), self.class_names, heading="which attributes make up each class?")
+        return relevance_heatmap(self.relevance.numpy(), self.class_names, heading="Which attributes make up each class?")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes ``None``: the class was never predicted."""
@@ -306,7 +307,7 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
 
 
 def interpret_globally(
-    fitted: FittedInterpreter, data: Iterable[Any], *, samples_per_class: int, agreeing_only: bool, seed: int
+    fitted: FittedInterpreter, data: Data, *, samples_per_class: int, agreeing_only: bool, seed: int
 ) -> GlobalInterpretation:
     """r_{j,c} over a stream, in one pass. Unexplained samples take no part in the means.
 

@@ -1,0 +1,242 @@
+"""The command line: ``flint-posthoc demo | layers | fit | evaluate | explain``.
+
+A command is a function below; its parameters are the options, those of its dataclass parameters spread out, on the command line or
+in YAML through ``--config``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import torch
+from jsonargparse import ArgumentParser
+from torch.utils.data import DataLoader
+
+from .errors import ConfigurationError, FlintError
+from .explainer import FlintExplainer
+from .figures import save as save_figure
+from .learning.losses import LossWeights
+from .sources.options import LISTS, ClassifierOptions, ReadingOptions, SavedOptions
+from .sources.pictures import ImageForm, LabelledPictures, PictureDataset, open_data, open_picture
+from .storage import write_json
+
+BATCH_SIZE = 64
+
+
+# ---- the commands ----
+
+
+def demo(*, output: Path = Path("flint-demo"), seed: int = 0, max_steps: int | Literal["auto"] = "auto") -> None:
+    """Fit an interpreter to the embedded classifier of handwritten digits, judge it and write pictures: about a minute.
+
+    Args:
+        output: folder to write into.
+        seed: of the fit.
+        max_steps: optimiser steps of the fit.
+    """
+    from .demo.run import run_demo
+
+    for paragraph in run_demo(output, seed=seed, max_steps=max_steps, progress=_on_terminal()):
+        print(paragraph, end="\n\n", flush=True)
+
+
+def layers(classifier: ClassifierOptions, reading: ReadingOptions, *, data: str | None = None) -> None:
+    """Say which layers would be read, why, and what they put out; nothing is fitted.
+
+    Args:
+        data: pictures that show the size of an image, where neither the classifier nor --size tells; see fit.
+    """
+    model = classifier.build()
+    form = reading.form(model)
+    _print_layers(reading.explainer(model, form, None if data is None else open_data(data, "train"), device=classifier.device))
+
+
+def fit(
+    classifier: ClassifierOptions,
+    reading: ReadingOptions,
+    *,
+    data: str,
+    validation: str | None = None,
+    output: Path = Path("flint-interpreter"),
+    num_attributes: int | None = None,
+    seed: int = 0,
+    max_steps: int | Literal["auto"] = "auto",
+    checkpoint_dir: Path | None = None,
+    resume: bool = False,
+    loss: LossWeights | None = None,
+) -> None:
+    """Fit an interpreter to a classifier, which stays as it is, and save it.
+
+    Args:
+        data: pictures to learn from, their labels are not used: a folder with one folder a class (train/ in it is taken, where there is
+            one), or digits, or mnist:FOLDER or fashion_mnist:FOLDER as torchvision keeps them.
+        validation: pictures to judge by (test/ or val/ in it is taken).
+        output: folder to save the interpreter in.
+        num_attributes: how many; 25 for up to ten classes, 2.5 a class beyond.
+        seed: of initialisation and order.
+        max_steps: optimiser steps, or auto, as many as the size of the data asks for.
+        checkpoint_dir: folder to keep the state after every epoch in.
+        resume: go on from there.
+        loss: weights of the loss terms.
+    """
+    model = classifier.build()
+    form, pictures = reading.form(model), open_data(data, "train")
+    explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.device)
+    num_classes = _print_layers(explainer)
+    judged = None if validation is None else _loader(open_data(validation, "test"), form, num_classes)
+    history = explainer.fit(
+        DataLoader(PictureDataset(pictures, form, labelled=False), BATCH_SIZE, shuffle=True),
+        validation=judged,
+        max_steps=max_steps,
+        seed=seed,
+        weights=loss,
+        checkpoint_dir=checkpoint_dir,
+        resume=resume,
+        progress=_on_terminal(),
+    )
+    folder = explainer.save_pretrained(output)
+    save_figure(history.plot(), folder / "history.png")
+    print(f"\n{history[-1]}", *[] if judged is None else ["", explainer.evaluate(judged)], sep="\n")
+    print(f"\nthe interpreter and history.png are in {folder}")
+
+
+def evaluate(classifier: ClassifierOptions, saved: SavedOptions, *, data: str, json: Path | None = None) -> None:
+    """Say how far a saved interpreter is to be trusted, best on pictures that it has not seen.
+
+    Args:
+        data: pictures, as for fit (test/ or val/ in the folder is taken, where there is one).
+        json: file to write the figures into.
+    """
+    explainer, form = saved.load(classifier)
+    evaluation = explainer.evaluate(_loader(open_data(data, "test"), form, explainer.fitted.view.num_classes))
+    print(evaluation)
+    if json is not None:
+        write_json(json, evaluation.to_dict())
+
+
+def explain(
+    classifier: ClassifierOptions,
+    saved: SavedOptions,
+    *,
+    images: list[Path],
+    output: Path = Path("flint-explanations"),
+    for_class: Literal["interpreter", "classifier"] | int = "interpreter",
+) -> None:
+    """Explain the predictions for some pictures: as text, as pictures and as JSON.
+
+    Args:
+        output: folder to write into.
+        for_class: interpreter (what it predicts), classifier (what that predicts), or the number of a class.
+    """
+    explainer, form = saved.load(classifier)
+    stored: dict[str, Any] = {"images": []}
+    for start in range(0, len(images), BATCH_SIZE):
+        files = images[start : start + BATCH_SIZE]
+        local = explainer(torch.stack([form(open_picture(file)) for file in files]), for_class=for_class)
+        described = local.to_dict()
+        stored = described | {"images": stored["images"]}
+        for index, file in enumerate(files):
+            picture = save_figure(local.plot(index), output / f"{start + index + 1:03d}-{file.stem}.png")
+            stored["images"].append({"file": str(file), "picture": picture.name} | described["images"][index])
+            print(local.describe(index, title=str(file)))
+    write_json(output / "explanations.json", stored)
+    print(*(f"note: {note}" for note in explainer.fitted.notes), f"pictures and explanations.json are in {output}", sep="\n")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain)}
+
+
+def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int) -> DataLoader[Any]:
+    labelled = len(pictures.classes) == num_classes
+    if not labelled:
+        _say(f"labels are left out: the data has {len(pictures.classes)} classes, {num_classes} are explained (--classes chooses them)")
+    return DataLoader(PictureDataset(pictures, form, labelled=labelled), BATCH_SIZE)
+
+
+def _print_layers(explainer: FlintExplainer) -> int:
+    """What the dry run found; the number of explained classes."""
+    found = explainer.preflight
+    if found is None:
+        raise ConfigurationError("the classifier cannot take images of the size that its family tells; give --size")
+    reason = f" ({found.reason})" if found.reason else ""
+    print(f"layers: {' '.join(found.view.layers)}{reason}", found.record, *(f"note: {note}" for note in found.notes), sep="\n")
+    return found.view.num_classes
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _say(message: object, *_: Any, **__: Any) -> None:
+    print(f"flint-posthoc: {message}", file=sys.stderr)
+
+
+# ---- from words to a call ----
+
+
+class _Parser(ArgumentParser):
+    """Shows options with hyphens."""
+
+    def format_help(self, *formatter: Any) -> str:
+        return re.sub(r"--\w+", lambda option: option[0].replace("_", "-"), super().format_help(*formatter))
+
+
+def _underscored(argument: str) -> str:
+    """``--max-steps`` is ``--max_steps``, as the parser knows it."""
+    return re.sub(r"(?<=^--)[^=]+", lambda option: option[0].replace("-", "_"), argument)
+
+
+def _groups(command: Callable[..., None]) -> dict[str, type[Any]]:
+    """Those parameters of a command whose fields are options of their own."""
+    hints, groups = get_type_hints(command), (ClassifierOptions, ReadingOptions, SavedOptions)
+    return {name: hints[name] for name in inspect.signature(command).parameters if hints[name] in groups}
+
+
+def _purpose(command: Callable[..., None]) -> str:
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def _command_parser(command: Callable[..., None]) -> _Parser:
+    parser, groups = _Parser(description=_purpose(command)), _groups(command)
+    parser.add_argument("--config", action="config", help="YAML file of options")
+    for group in groups.values():
+        parser.add_class_arguments(group, skip=set(LISTS))
+    parser.add_function_arguments(command, skip={*groups, *LISTS})
+    names = [*inspect.signature(command).parameters, *(entry.name for group in groups.values() for entry in fields(group))]
+    for name, (kind, meaning) in LISTS.items():
+        if name in names:
+            parser.add_argument(name if name == "images" else f"--{name}", type=kind, nargs="+", help=meaning)
+    return parser
+
+
+def _call(argv: Sequence[str] | None) -> Callable[[], None]:
+    parser = _Parser(prog="flint-posthoc", description="Explain an image classifier in learned, human-viewable attributes.")
+    subcommands = parser.add_subcommands(required=True, dest="command")
+    for name, command in COMMANDS.items():
+        subcommands.add_subcommand(name, _command_parser(command), help=_purpose(command))
+    given = parser.instantiate(parser.parse_args([*map(_underscored, sys.argv[1:] if argv is None else argv)]))
+    command, options = COMMANDS[given.command], given[given.command]
+    groups = _groups(command)
+    values = {name: group(**{entry.name: options[entry.name] for entry in fields(group)}) for name, group in groups.items()}
+    return partial(command, **values, **{name: options[name] for name in inspect.signature(command).parameters if name not in groups})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command: 0 where it went well, 2 after an error of ours, which is shown without a traceback."""
+    call = _call(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _say
+        try:
+            call()
+        except FlintError as error:
+            _say(f"error: {error}")
+            return 2
+    return 0

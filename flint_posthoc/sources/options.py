@@ -1,0 +1,124 @@
+"""Options that several commands share: which classifier, what of it is read, which fitted interpreter."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..classifier.adapter import Normalization, find_adapter
+from ..errors import ClassNamesError, ConfigurationError, FlintWarning
+from ..explainer import FlintExplainer
+from .classifiers import build_classifier
+from .pictures import ImageForm, LabelledPictures
+
+AS_THEY_ARE = Normalization((0.0,), (1.0,))
+LISTS: dict[str, tuple[type, str]] = {  # options that take several values, and what they mean
+    "layers": (str, "layers to read, as in model.named_modules(); without it the adapter suggests some"),
+    "classes": (int, "the classifier's outputs to explain, if not all; the folders of pictures then stand in this order"),
+    "mean": (float, "the classifier's normalisation of pixels in [0, 1], one value a channel, where its family does not tell"),
+    "std": (float, "see mean"),
+    "size": (int, "of an image: side, or height and width, or channels, height and width, where the classifier's family does not tell"),
+    "images": (Path, "files of pictures"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """Which classifier.
+
+    Args:
+        model: timm:NAME, torchvision:NAME, transformers:NAME or package.module:factory.
+        weights: file of its weights, where they are not the published ones: safetensors, or what torch.load reads as weights alone.
+        model_args: what the factory is called with, as JSON or YAML, for example '{"num_classes": 10}'.
+        device: cpu, cuda, …
+    """
+
+    model: str
+    weights: Path | None = None
+    model_args: dict[str, Any] | None = None
+    device: str = "cpu"
+
+    def build(self) -> nn.Module:
+        """The classifier in evaluation mode."""
+        return build_classifier(self.model, self.weights, self.model_args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """What of a classifier is read, and what its pictures are (``LISTS`` tells)."""
+
+    layers: list[str] | None = None
+    classes: list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    size: list[int] | None = None
+
+    def form(self, model: nn.Module) -> ImageForm:
+        """How pictures become the classifier's input: by the options, else by what the adapter knows."""
+        adapter = find_adapter(model)
+        told = None if self.mean is None and self.std is None else Normalization(tuple(self.mean or ()), tuple(self.std or ()))
+        normalization = told or adapter.normalization(model)
+        if normalization is None:
+            missing = "no normalisation is known for this classifier: it gets pixels in [0, 1] as they are (--mean and --std set it)"
+            warnings.warn(missing, FlintWarning, stacklevel=2)
+        shape = self._told_shape() or adapter.input_size(model)
+        return ImageForm(normalization or AS_THEY_ARE, shape)
+
+    def _told_shape(self) -> tuple[int, int, int] | None:
+        if self.size is None:
+            return None
+        channels = 3 if self.mean is None else len(self.mean)
+        numbers = {1: (channels, *self.size * 2), 2: (channels, *self.size), 3: tuple(self.size)}.get(len(self.size), (0, 0, 0))
+        if min(numbers) < 1:
+            raise ConfigurationError(f"size takes a side, height and width, or channels, height and width, got {self.size}")
+        return numbers[0], numbers[1], numbers[2]
+
+    def explainer(
+        self, model: nn.Module, form: ImageForm, pictures: LabelledPictures | None, *, device: str, num_attributes: int | None = None
+    ) -> FlintExplainer:
+        """Not fitted yet. Classes that the adapter cannot name are called as the folders are, where there are as many."""
+        shape = form.shape or (pictures and tuple(form(pictures[0][0]).shape))
+        if not shape:
+            raise ConfigurationError("the size of an image is not known for this classifier; give --size or --data")
+        build = partial(
+            FlintExplainer,
+            model,
+            layers=self.layers,
+            classes=self.classes,
+            normalization=form.normalization,
+            input_size=(shape[0], shape[1], shape[2]),
+            num_attributes=num_attributes,
+            device=device,
+        )
+        if pictures is None or find_adapter(model).class_names(model) is not None:
+            return build()
+        try:
+            return build(class_names=pictures.classes)
+        except ClassNamesError:
+            return build()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedOptions:
+    """Which fitted interpreter.
+
+    Args:
+        interpreter: folder that fit has written, or the name of a repository on the Hugging Face hub.
+        allow_other_classifier: insist on a classifier that is not the one it was fitted to.
+    """
+
+    interpreter: str
+    allow_other_classifier: bool = False
+
+    def load(self, classifier: ClassifierOptions) -> tuple[FlintExplainer, ImageForm]:
+        """The saved explainer, and how pictures become its input."""
+        explainer = FlintExplainer.from_pretrained(
+            self.interpreter, classifier.build(), device=classifier.device, allow_other_classifier=self.allow_other_classifier
+        )
+        fitted = explainer.fitted
+        return explainer, ImageForm(fitted.normalization, fitted.image_shape)

@@ -1,0 +1,145 @@
+"""Data sets by name, and pictures as the classifier wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..classifier.adapter import Normalization
+from ..errors import DataError, EmptyDataError
+
+SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """How a picture becomes the classifier's input.
+
+    Attributes:
+        shape: (channels, height, width); pictures are scaled to cover it and cut at the centre. ``None``: they stay as they are.
+    """
+
+    normalization: Normalization
+    shape: tuple[int, int, int] | None = None
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """The picture as a normalised tensor (channels, height, width)."""
+        grey = self.shape[0] == 1 if self.shape else picture.mode in ("1", "L")
+        picture = picture.convert("L" if grey else "RGB")
+        if self.shape is not None and (picture.height, picture.width) != self.shape[1:]:
+            picture = ImageOps.fit(picture, (self.shape[2], self.shape[1]), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
+        return self.normalization.normalize((pixels[None] if grey else pixels.permute(2, 0, 1))[None])[0]
+
+
+class LabelledPictures(Protocol):
+    """A data set of (picture, label) whose labels count ``classes``."""
+
+    classes: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+
+class PictureDataset(Dataset[Any]):
+    """``source`` as tensors: (image, label), or the image alone where the labels are not the explained classes."""
+
+    def __init__(self, source: LabelledPictures, form: ImageForm, *, labelled: bool) -> None:
+        self.source, self.form, self.labelled = source, form, labelled
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            picture, label = self.source[index]
+            image = self.form(picture)
+        except OSError as error:
+            raise DataError(f"picture {index} of the data cannot be read: {error}") from error
+        return (image, label) if self.labelled else image
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """The picture in a file. Raises ``DataError``."""
+    try:
+        with Image.open(path) as picture:
+            return picture.copy()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def open_data(name: str, split: str) -> LabelledPictures:
+    """The pictures of a data set.
+
+    Args:
+        name: a folder with one folder of pictures a class (perhaps below train/ and val/ or test/), or "digits", or "mnist" or
+            "fashion_mnist" as torchvision keeps them in ./data, with another folder after a colon: "mnist:FOLDER".
+        split: "train" or "test", where the data has both.
+
+    Raises:
+        DataError: there is no such data, or it cannot be had.
+    """
+    known, _, root = name.partition(":")
+    return DATA_SETS[known](split, Path(root or "data")) if known in DATA_SETS else _folder(Path(name), split)
+
+
+def _folder(folder: Path, split: str) -> LabelledPictures:
+    from torchvision.datasets import ImageFolder
+
+    if not folder.is_dir():
+        raise DataError(f"{str(folder)!r} is neither a folder of pictures nor one of {', '.join(DATA_SETS)}")
+    divided = {part.name for parts in SPLIT_FOLDERS.values() for part in map(folder.joinpath, parts) if part.is_dir()}
+    inside = next((folder / part for part in SPLIT_FOLDERS[split] if part in divided), None)
+    if divided and inside is None:
+        raise DataError(f"{folder} is divided into {', '.join(sorted(divided))}; expected one of {', '.join(SPLIT_FOLDERS[split])} in it")
+    try:
+        found: LabelledPictures = ImageFolder(inside or folder, loader=open_picture)
+    except FileNotFoundError as error:
+        raise EmptyDataError(f"{inside or folder} holds no folders of pictures, one a class: {error}") from error
+    return found
+
+
+def _torchvision_data(name: str) -> Callable[[str, Path], LabelledPictures]:
+    def opened(split: str, root: Path) -> LabelledPictures:
+        """Fetched if it is not there."""
+        from torchvision import datasets
+
+        try:
+            found: LabelledPictures = getattr(datasets, name)(root, train=split == "train", download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{name} is not below {root} and cannot be fetched: {error}") from error
+        return found
+
+    return opened
+
+
+class _Digits:
+    def __init__(self, split: str) -> None:
+        from ..demo.digits import CLASS_NAMES, NORMALIZATION, digits
+
+        images, labels = getattr(digits(), split).tensors
+        self._pixels = (NORMALIZATION.denormalize(images)[:, 0] * 255).round().to(torch.uint8).numpy()
+        self._labels: list[int] = labels.tolist()
+        self.classes: Sequence[str] = CLASS_NAMES
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self._pixels[index]), self._labels[index]
+
+
+DATA_SETS: dict[str, Callable[[str, Path], LabelledPictures]] = {
+    "digits": lambda split, root: _Digits(split),
+    "mnist": _torchvision_data("MNIST"),
+    "fashion_mnist": _torchvision_data("FashionMNIST"),
+}
