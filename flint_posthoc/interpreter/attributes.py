@@ -51,7 +51,7 @@ class AttributeNetworkConfig:
     pool_size: int | None = None
     strided: bool = False
     standardize: bool = True
-    dropout: float = 0.0
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if any(size is not None and size < 1 for size in (self.hidden_channels, self.pool_size, self.max_grid)):

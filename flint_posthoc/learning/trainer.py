@@ -81,7 +81,7 @@ class FitSettings:
 
 def automatic_steps(batches_per_epoch: int) -> int:
     """Steps for data of this size: small data sets get many (cached) epochs, large ones few."""
-    return max(2000, 12 * batches_per_epoch)
+    return max(1000, 12 * batches_per_epoch)
 
 
 def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:

@@ -50,7 +50,7 @@ every_config = pytest.mark.parametrize("config", configs.values(), ids=configs.k
 @every_config
 @every_tap
 def test_any_taps_give_attributes_that_are_not_negative(shapes: Shapes, config: AttributeNetworkConfig) -> None:
-    network, maps = AttributeNetwork(shapes, 9, config), activations(shapes, 4)
+    network, maps = AttributeNetwork(shapes, 9, config).eval(), activations(shapes, 4)
     attributes = network(maps)
     assert attributes.shape == (4, 9)
     assert (attributes >= 0).all()
@@ -62,7 +62,7 @@ def test_any_taps_give_attributes_that_are_not_negative(shapes: Shapes, config: 
 @every_config
 @every_tap
 def test_reducing_twice_is_reducing_once_and_is_what_forward_does(shapes: Shapes, config: AttributeNetworkConfig) -> None:
-    network, maps = AttributeNetwork(shapes, 3, config), activations(shapes, 2)
+    network, maps = AttributeNetwork(shapes, 3, config).eval(), activations(shapes, 2)
     once = network.reduced(maps)
     assert tuple(tuple(tap.shape[1:]) for tap in once) == network.reduced_shapes
     assert all(torch.equal(one, two) for one, two in zip(once, network.reduced(once), strict=True))
@@ -78,13 +78,13 @@ def test_the_grid_stays_within_its_limit_and_takes_whole_windows(side: int, limi
 
 
 def test_reduction_is_a_mean_over_areas() -> None:
-    network = AttributeNetwork(((1, 4, 4),), 3, AttributeNetworkConfig(max_grid=2))
+    network = AttributeNetwork(((1, 4, 4),), 3, AttributeNetworkConfig(max_grid=2)).eval()
     maps = torch.arange(16.0).view(1, 1, 4, 4)
     assert network.reduced((maps,))[0].flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
 
 
 def test_maps_of_another_size_are_refused() -> None:
-    network = AttributeNetwork(((3, 12, 12),), 3, AttributeNetworkConfig(max_grid=6))
+    network = AttributeNetwork(((3, 12, 12),), 3, AttributeNetworkConfig(max_grid=6)).eval()
     with pytest.raises(ImageShapeError, match=r"maps of shape \(3, 10, 10\), the interpreter was made for \(3, 12, 12\)"):
         network((torch.zeros(2, 3, 10, 10),))
 
@@ -92,7 +92,7 @@ def test_maps_of_another_size_are_refused() -> None:
 @every_config
 @every_tap
 def test_the_start_from_data_gives_preactivations_of_one_mean_and_deviation(shapes: Shapes, config: AttributeNetworkConfig) -> None:
-    network, maps = AttributeNetwork(shapes, 11, config), activations(shapes, 256)
+    network, maps = AttributeNetwork(shapes, 11, config).eval(), activations(shapes, 256)
     network.initialize_from(maps, BIAS)
     deviation, mean = torch.std_mean(network.preactivations(maps), dim=0, correction=0)
     torch.testing.assert_close(mean, torch.full_like(mean, BIAS), atol=2e-3, rtol=0)
@@ -100,7 +100,7 @@ def test_the_start_from_data_gives_preactivations_of_one_mean_and_deviation(shap
 
 
 def test_a_start_from_images_that_are_all_the_same_stays_finite_and_small() -> None:
-    network, maps = AttributeNetwork(((4, 3, 3),), 5), activations(((4, 3, 3),), 1)
+    network, maps = AttributeNetwork(((4, 3, 3),), 5).eval(), activations(((4, 3, 3),), 1)
     network.initialize_from(maps, BIAS)
     torch.testing.assert_close(network.preactivations(maps), torch.full((1, 5), BIAS), atol=1e-3, rtol=0)
     other = activations(((4, 3, 3),), 20, seed=5)
@@ -132,7 +132,7 @@ def test_a_channel_that_never_varies_is_only_shifted() -> None:
 
 
 def test_taps_stay_as_they_are_where_standardisation_is_off() -> None:
-    network = AttributeNetwork(((4, 3, 3),), 5, AttributeNetworkConfig(standardize=False))
+    network = AttributeNetwork(((4, 3, 3),), 5, AttributeNetworkConfig(standardize=False)).eval()
     network.initialize_from(activations(((4, 3, 3),)), BIAS)
     assert not network.taps[0].shift.any()
     assert (network.taps[0].scale == 1).all()
@@ -140,7 +140,7 @@ def test_taps_stay_as_they_are_where_standardisation_is_off() -> None:
 
 def test_a_restart_gives_flagged_units_new_life_and_leaves_the_others_bits() -> None:
     shapes: Shapes = ((4, 6, 6), (5, 3, 3))
-    network, maps = AttributeNetwork(shapes, 6), activations(shapes, 128)
+    network, maps = AttributeNetwork(shapes, 6).eval(), activations(shapes, 128)
     network.initialize_from(maps, BIAS)
     units = torch.tensor([False, True, False, False, True, False])
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_a_restart_gives_flagged_units_new_life_and_leaves_the_others_bits() -> 
 @every_config
 def test_nothing_normalises_by_the_batch(config: AttributeNetworkConfig) -> None:
     shapes: Shapes = ((4, 8, 8), (5, 4, 4))
-    network, maps = AttributeNetwork(shapes, 6, config), activations(shapes, 8)
+    network, maps = AttributeNetwork(shapes, 6, config).eval(), activations(shapes, 8)
     assert not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in network.modules())
     alone = torch.cat([network(tuple(tap[index : index + 1] for tap in maps)) for index in range(8)])
     torch.testing.assert_close(network(maps), alone)

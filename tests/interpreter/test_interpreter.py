@@ -19,7 +19,7 @@ def maps(count: int = 40) -> tuple[Tensor, ...]:
 
 
 def interpreter(**config: Any) -> Interpreter:
-    return Interpreter(SHAPES, (3, 20, 16), 6, 4, InterpreterConfig(**config))
+    return Interpreter(SHAPES, (3, 20, 16), 6, 4, InterpreterConfig(**config)).eval()
 
 
 def test_one_pass_gives_attributes_logits_and_a_reconstruction_of_one_another() -> None:
@@ -33,7 +33,7 @@ def test_one_pass_gives_attributes_logits_and_a_reconstruction_of_one_another() 
 
 
 def test_dropout_is_for_training_only() -> None:
-    ours, activations = interpreter(head_dropout=0.5), maps()
+    ours, activations = interpreter(head_dropout=0.5).train(), maps()
     assert not torch.equal(ours(activations).logits, ours(activations).logits)
     assert torch.equal(ours.eval()(activations).logits, ours.explain(activations)[1])
 
