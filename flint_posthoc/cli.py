@@ -76,7 +76,7 @@ def fit(
     """Fit an interpreter to a classifier, which stays as it is, and save it.
 
     Args:
-        data: pictures to learn from, their labels are not used: a folder with one folder a class (train/ in it is taken, where there is
+        data: pictures to learn from, labels are not needed: a folder with one folder a class (train/ in it is taken, where there is
             one), or digits, or mnist:FOLDER or fashion_mnist:FOLDER as torchvision keeps them.
         validation: pictures to judge by (test/ or val/ in it is taken).
         output: folder to save the interpreter in.
@@ -93,7 +93,7 @@ def fit(
     num_classes = _print_layers(explainer)
     judged = None if validation is None else _loader(open_data(validation, "test"), form, num_classes)
     history = explainer.fit(
-        DataLoader(PictureDataset(pictures, form, labelled=False), BATCH_SIZE, shuffle=True),
+        _loader(pictures, form, num_classes, shuffle=True),
         validation=judged,
         max_steps=max_steps,
         seed=seed,
@@ -154,11 +154,11 @@ def explain(
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain)}
 
 
-def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int) -> DataLoader[Any]:
+def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False) -> DataLoader[Any]:
     labelled = len(pictures.classes) == num_classes
     if not labelled:
         _say(f"labels are left out: the data has {len(pictures.classes)} classes, {num_classes} are explained (--classes chooses them)")
-    return DataLoader(PictureDataset(pictures, form, labelled=labelled), BATCH_SIZE)
+    return DataLoader(PictureDataset(pictures, form, labelled=labelled), BATCH_SIZE, shuffle=shuffle)
 
 
 def _print_layers(explainer: FlintExplainer) -> int:

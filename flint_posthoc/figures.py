@@ -44,7 +44,7 @@ def as_picture(pixels: np.ndarray) -> np.ndarray:
 
 def show_image(axes: Any, pixels: np.ndarray, title: str = "") -> None:
     """One image without ticks."""
-    axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
 
@@ -193,7 +193,7 @@ def _strip(axes: Any, images: Sequence[np.ndarray], place: float) -> None:
     """Small images side by side, in the row ``place`` of ``axes``, one unit of its axes each."""
     for column, pixels in enumerate(images):
         extent = (column + 0.04, column + 0.96, place + 0.46, place - 0.46)
-        axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+        axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="antialiased", extent=extent)
 
 
 def save(figure: Figure, path: str | Path) -> Path:
