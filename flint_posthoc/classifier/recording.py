@@ -163,7 +163,7 @@ def recorded(model: nn.Module, observer: Observer) -> Iterator[Recording]:
                 (module.register_forward_pre_hook, recording.enter),
                 (module.register_forward_hook, partial(recording.leave, name, observer)),
             ]
-    with uncompiled(model), hooked(registrations), torch.inference_mode(False), _Dispatch(recording):
+    with uncompiled(model), hooked(registrations), _Dispatch(recording):
         yield recording
 
 

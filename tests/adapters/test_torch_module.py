@@ -106,6 +106,17 @@ def test_more_prefix_tokens_than_any_family_has_are_no_grid():
         layout_of((2, 225 + MAX_PREFIX_TOKENS + 1, 31))
 
 
+def test_a_known_number_of_prefix_tokens_beats_a_larger_grid():
+    class Knowing(TorchModuleAdapter):
+        def prefix_tokens(self, model: nn.Module) -> int:
+            return 5
+
+    tokens, images = torch.randn(2, 9, 24), torch.randn(2, 3, 32, 32)  # 5 + 2 x 2 or 3 x 3
+    known, guessed = (adapter.layout("0", tokens, images, MODEL) for adapter in (Knowing(), ADAPTER))
+    assert (known.prefix, known.height) == (5, 2)
+    assert (guessed.prefix, guessed.height) == (0, 3)
+
+
 def test_the_general_adapter_answers_for_any_module_and_knows_nothing_beside():
     model = SmallCNN()
     adapter = find_adapter(model)

@@ -55,6 +55,14 @@ def test_no_trace_restores_an_order_of_hooks():
         model.conv1.register_forward_hook(lambda *_: None, prepend=True)
 
 
+def test_no_trace_restores_names_that_changed_while_values_did_not():
+    model = SmallCNN()
+    with left_alone(model), no_trace(model):
+        model._modules = {f"{name}_": module for name, module in model._modules.items()}
+    with left_alone(model), no_trace(model):
+        model._modules["renamed"] = model._modules.pop("fc2")  # the last one, so that the order of values stays
+
+
 def change_settings() -> None:
     torch.set_grad_enabled(False)
     torch.set_default_dtype(torch.float64)

@@ -83,6 +83,33 @@ def test_layers_that_run_twice_and_pooled_ones_are_left_out():
     assert suggested(ModuleCNN()) == ("conv1", "conv2")
 
 
+def test_a_pool_that_resamples_to_a_fixed_grid_is_left_out():
+    layers = (
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Linear(54, 8),
+        nn.ReLU(),
+    )
+    assert suggested(nn.Sequential(*layers, nn.Linear(8, 7)), 16) == ("1", "3")
+
+
+def test_tokens_that_do_not_reach_the_logits_are_left_out_whatever_the_head():
+    model = vit()  # the class token alone goes into the head
+    model.head = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 7))
+    assert suggested(model) == ("blocks.1", "blocks.2")
+    model.global_pool = "avg"
+    assert suggested(model)[-1] == "norm"
+
+
+def test_the_map_of_logits_is_left_out():
+    head = (nn.Conv2d(4, 7, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # as in SqueezeNet: what is pooled are the logits
+    assert suggested(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head), 16) == ("1",)
+
+
 def test_a_branch_is_no_bottleneck():
     class Branches(nn.Module):
         def __init__(self) -> None:
