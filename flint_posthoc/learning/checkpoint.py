@@ -15,6 +15,7 @@ from .history import FitHistory
 
 FILE_NAME = "fit-checkpoint.safetensors"
 FORMAT = 1
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -22,11 +23,11 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+    """Raises ``KeyError`` or ``ValueError`` unless there is a state for every parameter."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {index: {name: tensors[f"optimizer.{index}.{name}"] for name in ADAM_STATE} for index in range(len(parameters))}
+    if any(state[index]["exp_avg"].shape != parameter.shape for index, parameter in enumerate(parameters)):
+        raise ValueError("the optimiser's state is of other shapes")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

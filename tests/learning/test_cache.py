@@ -1,0 +1,205 @@
+"""f sees each image once; what it saw is the same as without a cache; augmentation is noticed; reuse over fits is checked."""
+
+import math
+from typing import Any
+
+import oracles
+import pytest
+import small
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, EmptyDataError, FlintWarning
+from flint_posthoc.learning import fitting
+from flint_posthoc.learning.cache import ActivationCache, CachedBatches, Survey
+
+
+class Counted(Dataset[tuple[Tensor, int]]):
+    """A data set that counts how often each item is read, with random augmentation on request."""
+
+    def __init__(self, count: int = 40, noise: float = 0.0) -> None:
+        self.pixels, self.noise, self.reads = small.images(count), noise, [0] * count
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.reads[index] += 1
+        return self.pixels[index] + self.noise * torch.randn(self.pixels[index].shape), index % small.CLASSES
+
+
+def batched(data: Dataset[Any], **settings: Any) -> DataLoader[Any]:
+    return DataLoader(data, **({"batch_size": 8, "shuffle": True} | settings))
+
+
+@pytest.mark.parametrize("cache", ["auto", "memory"])
+@pytest.mark.parametrize("wrap", [lambda data: data, batched], ids=["data set", "loader"])
+def test_caching_reads_the_data_once_beside_eight_items_that_are_probed(cache: str, wrap: Any) -> None:
+    data = Counted()
+    small.explainer().fit(wrap(data), cache=cache, epochs=3, progress=False)
+    assert sorted(data.reads) == [1] * 32 + [3] * 8  # eight items are read twice more to see whether they change
+
+
+def test_a_data_set_of_fewer_than_eight_items_is_no_obstacle() -> None:
+    data = Counted(6)
+    small.explainer().fit(data, batch_size=6, progress=False)
+    assert data.reads == [3] * 6
+
+
+def test_without_a_cache_f_reads_the_data_in_every_epoch() -> None:
+    data = Counted()
+    small.explainer().fit(batched(data), cache="off", epochs=3, progress=False)
+    assert min(data.reads) >= 3
+
+
+def test_f_runs_once_an_image_where_its_activations_are_cached() -> None:
+    explain = small.explainer()
+    explain.fit(small.images(), progress=False)
+    small.Tiny.seen = 0
+    explain.fit(small.images(40), epochs=5, progress=False)
+    assert small.Tiny.seen <= 40 + 4  # a dry run over two images before, for the estimate of the pixel range
+
+
+def test_data_that_can_be_read_only_once_is_enough() -> None:
+    explain = small.explainer()
+    explain.fit(small.generated(small.images()), progress=False)
+    assert small.weights(explain) == small.weights(small.fitted(data=list(small.generated(small.images()))))
+
+
+def test_data_that_can_be_read_only_once_cannot_do_without_a_cache() -> None:
+    with pytest.raises(ConfigurationError, match="can be read only once; use cache='memory' or a DataLoader"):
+        small.explainer().fit(small.generated(small.images()), cache="off", progress=False)
+
+
+@pytest.mark.parametrize("cache", ["auto", "memory"])
+def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
+    data = Counted(noise=0.1)
+    with pytest.warns(FlintWarning, match="other pixels when read twice"):
+        small.explainer().fit(batched(data), cache=cache, epochs=3, progress=False)
+    assert min(data.reads) >= 3
+
+
+def test_too_little_memory_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_free_memory", lambda: 1000)
+    data = Counted()
+    with pytest.warns(FlintWarning, match="the activations of 40 images need"):
+        small.explainer().fit(batched(data), epochs=3, progress=False)
+    assert min(data.reads) >= 3
+
+
+def test_with_and_without_a_cache_a_fit_is_the_same() -> None:
+    pixels = small.images(24)  # one mini-batch, so that its order does not matter
+
+    def fit(cache: str) -> Any:
+        explain = small.explainer()
+        explain.fit(small.loader(pixels, batch_size=24), batch_size=24, max_steps=10, cache=cache, progress=False)
+        return explain
+
+    live, cached = fit("off"), fit("memory")
+    for one, other in zip(live.history, cached.history, strict=True):
+        assert one.steps == other.steps
+        for name in ("loss", "output_fidelity", "kl_divergence", "input_fidelity", "entropy", "mean_entropy", "l1"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-5)
+    torch.testing.assert_close(live.fitted.class_means, cached.fitted.class_means)
+
+
+def test_a_cache_serves_several_fits_and_gives_what_the_data_gives() -> None:
+    pixels = small.images()
+    cache = small.explainer().cache(pixels, progress=False)
+    assert len(cache) == len(pixels)
+    assert cache.nbytes == len(pixels) * (4 * (4 * 4 * 4 + 6 * 3 * 3 + small.CLASSES + 2 * 10 * 10) + 8)
+    model = small.tiny()
+    for num_attributes in (2, 3):
+        from_data = small.fitted(model, pixels, num_attributes=num_attributes)
+        from_cache = small.explainer(model, num_attributes=num_attributes)
+        small.Tiny.seen = 0
+        from_cache.fit(pixels, cache=cache, progress=False)
+        assert small.Tiny.seen <= 4
+        assert small.weights(from_cache) == small.weights(from_data)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"model": small.tiny(1)}, ClassifierMismatchError, "made with another classifier"),
+        ({"layers": ["conv2"]}, ConfigurationError, "the activation cache holds"),
+        ({"classes": [0, 2]}, ConfigurationError, "the activation cache holds"),
+        ({"config": None}, ConfigurationError, "the activation cache holds"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    cache = small.explainer().cache(small.images(), progress=False)
+    with pytest.raises(error, match=message):
+        small.explainer(**({"model": small.tiny()} | changed)).fit(small.images(), cache=cache, progress=False)
+
+
+def test_a_cache_of_other_classes_of_the_same_number_is_refused() -> None:
+    model = small.tiny()
+    cache = small.explainer(model, classes=[0, 1]).cache(small.images(), progress=False)
+    with pytest.raises(ConfigurationError, match="the activation cache holds"):
+        small.explainer(model, classes=[2, 3]).fit(small.images(), cache=cache, progress=False)
+
+
+def test_a_misspelt_cache_is_told_what_there_is() -> None:
+    with pytest.raises(ConfigurationError, match=r"cache must be one of \['auto', 'memory', 'off'\]"):
+        small.explainer().fit(small.images(), cache="memry", progress=False)
+
+
+def cached(count: int, batch_size: int, seed: int) -> tuple[ActivationCache, CachedBatches]:
+    cache = small.explainer().cache(small.images(count), progress=False)
+    return cache, CachedBatches(cache, batch_size, seed, torch.device("cpu"))
+
+
+def order(batches: CachedBatches, epoch: int) -> list[float]:
+    return [float(value) for batch in batches.epoch(epoch) for value in batch.logits[:, 0]]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    cache, batches = cached(32, 8, 0)
+    first = order(batches, 0)
+    torch.manual_seed(123)
+    assert order(batches, 0) == first
+    assert order(CachedBatches(cache, 8, 0, torch.device("cpu")), 0) == first
+    assert order(batches, 1) != first
+    assert order(CachedBatches(cache, 8, 1, torch.device("cpu")), 0) != first
+    assert sorted(first) == sorted(cache.stored.logits[:, 0].tolist())
+
+
+@pytest.mark.parametrize(("count", "batch_size", "sizes"), [(32, 8, [8] * 4), (31, 8, [8] * 3), (5, 8, [5])])
+def test_all_mini_batches_are_whole(count: int, batch_size: int, sizes: list[int]) -> None:
+    _, batches = cached(count, batch_size, 0)
+    assert [len(batch.logits) for batch in batches.epoch(0)] == sizes
+    assert batches.batches_per_epoch == len(sizes)
+
+
+def test_a_row_of_the_cache_holds_what_belongs_to_one_image() -> None:
+    cache, batches = cached(20, 5, 0)
+    rows = {float(cache.stored.logits[index, 0]): index for index in range(20)}
+    for batch in batches.epoch(3):
+        index = [rows[float(value)] for value in batch.logits[:, 0]]
+        assert torch.equal(batch.target, cache.stored.target[index])
+        assert all(torch.equal(tap, stored[index]) for tap, stored in zip(batch.activations, cache.stored.activations, strict=True))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_class_means_are_the_loops(labelled: bool) -> None:
+    model, pixels = small.tiny(), small.images(40)
+    classes = small.labels(model, pixels) if labelled else model(pixels).argmax(dim=1)
+    classes[classes == 2] = 1  # a class that is never seen
+    data = [(pixels[:17], classes[:17]), (pixels[17:], classes[17:])] if labelled else [pixels]
+    means = small.explainer(model).cache(data, progress=False).survey(small.CLASSES).class_means
+    if labelled:
+        for c in range(small.CLASSES):
+            members = [image for image, k in zip(oracles.rows(pixels), classes.tolist(), strict=True) if k == c or c == 2]
+            flat = [oracles.flattened(image) for image in members]
+            expected = [math.fsum(column) / len(flat) for column in zip(*flat, strict=True)]
+            assert means[c].flatten().tolist() == pytest.approx(expected, abs=1e-5)
+    else:
+        predicted = model(pixels).argmax(dim=1)
+        torch.testing.assert_close(means[0], pixels[predicted == 0].mean(dim=0))
+
+
+def test_a_survey_of_nothing_is_refused() -> None:
+    with pytest.raises(EmptyDataError, match="nothing to learn from"):
+        Survey.of([], 3)
