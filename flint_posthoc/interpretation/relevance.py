@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ class LocalInterpretation:
         pixels: (B, channels, H, W) in [0, 1], for pictures.
         attributes: φ (B, J).  contributions: α_{j,c,x} (B, J) for the explained class.  relevance: r (B, J) in [-1, 1].
         classifier_logits, interpreter_logits: (B, C) of f and g.
-        explained_class: (B,).  agrees: (B,), where f and g lead to the same decision and f's unrestricted prediction is an explained class.
+        explained_class, classifier_class, interpreter_class: (B,), what is explained and what f and g predict.
+        agrees: (B,), where f and g lead to the same decision and f's unrestricted prediction is an explained class.
         bias_share: (B,) in [0, 1], the part of the evidence that no attribute has.
         notes: what else a reader has to know: an estimated pixel range, a restricted f …
     """
@@ -46,6 +48,7 @@ class LocalInterpretation:
     interpreter_logits: Logits
     explained_class: ClassIndex
     classifier_class: ClassIndex
+    interpreter_class: ClassIndex
     contributions: Contributions
     relevance: Relevance
     agrees: PerImageFlag
@@ -78,13 +81,17 @@ class LocalInterpretation:
     def caveat(self, index: int) -> str:
         """What a reader of image ``index``'s explanation must know before believing it; empty where there is nothing."""
         sentences = []
+        asked, f, g = (
+            self.class_names[int(classes[index])] for classes in (self.explained_class, self.classifier_class, self.interpreter_class)
+        )
         if not self.agrees[index]:
-            f, g = (self.class_names[int(classes[index])] for classes in (self.classifier_class, self.interpreter_logits.argmax(dim=1)))
             sentences.append(
                 f"the classifier says {f!r}, the interpreter {g!r}: this does not explain the classifier's prediction"
                 if f != g
                 else f"the classifier's unrestricted prediction is none of the {len(self.class_ids)} explained classes"
             )
+        if asked not in (f, g):
+            sentences.append(f"{asked!r} was asked for, the interpreter says {g!r}")
         if self.unexplained[index]:
             sentences.append("no attribute takes part: unexplained")
         return "; ".join(sentences)
@@ -117,6 +124,7 @@ class LocalInterpretation:
         columns = (
             "explained_class",
             "classifier_class",
+            "interpreter_class",
             "agrees",
             "bias_share",
             "relevance",
@@ -223,7 +231,10 @@ class GlobalInterpretation:
     def _class_line(self, index: int, pairs: Sequence[ClassAttributePair]) -> str:
         name = self.class_names[index]
         if not self.counts[index]:
-            return f"{name!r}: the interpreter predicted it for no image"
+            disagreement = float(self.disagreement[index])
+            if math.isnan(disagreement):
+                return f"{name!r}: the interpreter predicted it for no image"
+            return f"{name!r}: none of its images could be sampled (the classifier disagrees on {disagreement:.1%})"
         parts = ", ".join(f"φ{pair.attribute} {pair.relevance:+.2f}" for pair in pairs[:6]) or "no attribute above 0.1"
         return f"{name!r}: {parts} ({int(self.counts[index])} images; the classifier disagrees on {self.disagreement[index]:.1%})"
 
@@ -296,6 +307,7 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
         batch.interpreter_logits,
         classes,
         kind.prediction(batch.classifier_logits),
+        kind.prediction(batch.interpreter_logits),
         explanation.contributions,
         explanation.relevance,
         batch.agrees,
