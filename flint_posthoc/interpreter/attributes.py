@@ -39,6 +39,7 @@ class AttributeNetworkConfig:
             ``None`` leaves them as they are (the paper).
         pool_size: side of the grid that the last linear layer reads (3 in the paper's networks); ``None``: 4 for images of up to 64 pixels,
             where a place in the image means something, and 1 for larger ones, photographs whose objects stand anywhere.
+        hidden_units: width of a linear layer with ReLU before the last one; ``None``: no such layer (the paper).
         strided: larger taps reach the smallest tap's grid by a strided convolution (the paper) instead of by pooling behind it.
         standardize: whether each tapped channel is shifted and scaled by its mean and deviation on the first batch of the fit.
         dropout: on what the last linear layer reads, while training.
@@ -49,13 +50,14 @@ class AttributeNetworkConfig:
     merge_kernel_size: int | None = 3
     max_grid: int | None = 8
     pool_size: int | None = None
+    hidden_units: int | None = 256
     strided: bool = False
     standardize: bool = True
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if any(size is not None and size < 1 for size in (self.hidden_channels, self.pool_size, self.max_grid)):
-            raise ConfigurationError(f"hidden_channels, pool_size and max_grid must be at least 1, got {self}")
+        if any(size is not None and size < 1 for size in (self.hidden_channels, self.hidden_units, self.pool_size, self.max_grid)):
+            raise ConfigurationError(f"hidden_channels, hidden_units, pool_size and max_grid must be at least 1, got {self}")
         kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size is None else self.merge_kernel_size)
         if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigurationError(f"kernel sizes must be odd and positive, got {self.tap_kernel_size} and {self.merge_kernel_size}")
@@ -104,7 +106,7 @@ class TapReader(nn.Module):
 
 
 class AttributeNetwork(nn.Module):
-    """Φ(x) = Ψ(f_I(x)) ≥ 0: a convolution a tap, aligned and concatenated, a merging convolution, pooling, a linear layer, ReLU.
+    """Φ(x) = Ψ(f_I(x)) ≥ 0: a convolution a tap, aligned and concatenated, a merging convolution, pooling, two linear layers, ReLU.
 
     Args:
         tap_shapes: (channels, height, width) of each tapped layer in canonical form, in forward order.
@@ -133,7 +135,9 @@ class AttributeNetwork(nn.Module):
         self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)
         width = hidden * len(tap_shapes)
         self.merge = None if config.merge_kernel_size is None else _convolution(width, hidden, config.merge_kernel_size)
-        self.linear = nn.Linear((width if self.merge is None else hidden) * self.pool[0] * self.pool[1], num_attributes)
+        pooled = (width if self.merge is None else hidden) * self.pool[0] * self.pool[1]
+        self.mix = nn.Identity() if config.hidden_units is None else nn.Sequential(nn.Linear(pooled, config.hidden_units), nn.ReLU())
+        self.linear = nn.Linear(config.hidden_units or pooled, num_attributes)
 
     def _stride(self, shape: MapShape) -> tuple[int, int]:
         return (max(1, round(shape[1] / self.grid[0])), max(1, round(shape[2] / self.grid[1]))) if self.config.strided else (1, 1)
@@ -164,11 +168,12 @@ class AttributeNetwork(nn.Module):
         return area_resize(maps, reduced[1:])
 
     def features(self, activations: Activations) -> Tensor:
-        """What the last linear layer reads: (B, hidden · pool height · pool width)."""
+        """What the last linear layer reads: (B, hidden_units), or without that layer the pooled maps, flat."""
         maps = [area_resize(read(tap), self.grid) for read, tap in zip(self.taps, self.reduced(activations), strict=True)]
         together = torch.cat(maps, dim=1)
         merged = together if self.merge is None else self.merge(together).relu()
-        return area_resize(merged, self.pool).flatten(1)
+        mixed: Tensor = self.mix(area_resize(merged, self.pool).flatten(1))
+        return mixed
 
     def preactivations(self, activations: Activations) -> Attributes:
         """φ before its ReLU: what AM+PI climbs while an attribute is silent."""
