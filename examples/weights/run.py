@@ -1,0 +1,89 @@
+"""What each loss weight buys: several weightings on validation splits of two data sets, fidelity against conciseness, attributes and reconstruction.
+
+python -m examples.weights.run
+
+The library's defaults were chosen here; no test image takes part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.fashion_mnist import task as fashion_mnist
+from examples.imagenette import task as imagenette
+from examples.results import arguments, circumstances, figures, summary, table, write
+from flint_posthoc import ActivationCache, FlintExplainer, LossWeights
+
+HERE = Path(__file__).parent
+WEIGHTINGS = {
+    "defaults": LossWeights(),
+    "β 1": LossWeights(beta=1.0),
+    "β 4": LossWeights(beta=4.0),
+    "ζ 0": LossWeights(zeta=0.0),
+    "ζ 0.3": LossWeights(zeta=0.3),
+    "η 0.2": LossWeights(eta=0.2),
+    "γ 0.3": LossWeights(gamma=0.3),
+    "μ 2": LossWeights(mu=2.0),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classifier with its cached training part and its validation part."""
+
+    name: str
+    explain: FlintExplainer
+    cache: ActivationCache
+    train: Iterable[Any]
+    validation: Iterable[Any]
+    max_steps: int
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for results.json and results.md")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    options = parser.parse_args(argv)
+    started, tables, record = time.time(), [], {}
+    for name in options.tasks:
+        task = TASKS[name](options.data, options.max_steps)
+        runs = {label: judged(task, weights, options.seeds) for label, weights in WEIGHTINGS.items()}
+        tables.append(f"## {task.name}, {task.max_steps} steps\n\n" + table({label: summary(rows) for label, rows in runs.items()}))
+        record[name] = runs
+    made = circumstances(started, seeds=options.seeds)
+    write(options.results, "What each loss weight buys, on validation splits", "\n\n".join(tables), {"circumstances": made, "runs": record})
+
+
+def judged(task: Task, weights: LossWeights, seeds: list[int]) -> list[dict[str, float | None]]:
+    """The measures of one weighting, one entry a seed."""
+    rows = []
+    for seed in seeds:
+        task.explain.fit(task.train, cache=task.cache, weights=weights, max_steps=task.max_steps, seed=seed, progress=False)
+        rows.append(figures(task.explain.evaluate(task.validation)))
+        print(task.name, weights, rows[-1], flush=True)
+    return rows
+
+
+def fashion_mnist_task(data: Path, max_steps: str) -> Task:
+    train, validation = fashion_mnist.validation_split(data)
+    explain = FlintExplainer(
+        fashion_mnist.classifier(data), layers=["conv2"], num_attributes=25, class_names=fashion_mnist.CLASS_NAMES, normalization=fashion_mnist.NORMALIZATION
+    )  # fmt: skip
+    return Task("FashionMNIST, conv2", explain, explain.cache(train), train, validation, 2000 if max_steps == "auto" else int(max_steps))
+
+
+def imagenette_task(data: Path, max_steps: str) -> Task:
+    train, validation = imagenette.validation_split(data)
+    explain = FlintExplainer(imagenette.classifier(data), classes=imagenette.CLASSES, class_names=imagenette.CLASS_NAMES, num_attributes=64)
+    return Task("Imagenette, SqueezeNet", explain, explain.cache(train), train, validation, 600 if max_steps == "auto" else int(max_steps))
+
+
+TASKS = {"fashion_mnist": fashion_mnist_task, "imagenette": imagenette_task}
+
+
+if __name__ == "__main__":
+    main()
