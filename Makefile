@@ -24,8 +24,24 @@ lint: $(TEST_INSTALLED)  ## style, format, types and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# --- examples, one target each ---
+# --- examples, one target each; DATA=folder that holds the data sets and checkpoints ---
 
+DATA ?= $(or $(FLINT_DATA),../shared/data)
+
+.PHONY: fashion-mnist imagenette weights digits
+
+digits: $(INSTALLED)  ## train the demo's classifier again and write its checkpoint
+	$(BIN)/python examples/digits/train.py
+
+fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: one layer, then the suggested ones (15 minutes)
+	$(BIN)/python -m examples.fashion_mnist.run --data $(DATA) --layers conv2
+	$(BIN)/python -m examples.fashion_mnist.run --data $(DATA)
+
+imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10 minutes)
+	$(BIN)/python -m examples.imagenette.run --data $(DATA) --seeds 0 1 2
+
+weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (45 minutes)
+	$(BIN)/python -m examples.weights.run --data $(DATA)
 
 # --- set-up, once for each change of setup.cfg ---
 

@@ -20,9 +20,20 @@ from flint_posthoc.storage import write_bytes, write_json
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # two-sided 95 % quantile by number of seeds
 MEASURES = (
-    "classifier_accuracy", "interpreter_accuracy", "inside_classes", "fidelity", "fidelity_on_errors", "fidelity_on_correct", "kl_divergence", "cns_2",
-    "cns_5", "not_alive", "never_fires", "relative_reconstruction_error", "unexplained",
-)  # fmt: skip
+    "classifier_accuracy",
+    "interpreter_accuracy",
+    "inside_classes",
+    "fidelity",
+    "fidelity_on_errors",
+    "fidelity_on_correct",
+    "kl_divergence",
+    "cns_2",
+    "cns_5",
+    "not_alive",
+    "never_fires",
+    "relative_reconstruction_error",
+    "unexplained",
+)
 
 
 def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:

@@ -13,8 +13,17 @@ from torchvision.models import squeezenet1_0
 
 CLASSES = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # in ImageNet-1k, in the order of the folders
 CLASS_NAMES = (
-    "tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump", "golf ball", "parachute",
-)  # fmt: skip
+    "tench",
+    "English springer",
+    "cassette player",
+    "chain saw",
+    "church",
+    "French horn",
+    "garbage truck",
+    "gas pump",
+    "golf ball",
+    "parachute",
+)
 VALIDATION_EVERY = 6  # every sixth training image is for choosing settings
 
 

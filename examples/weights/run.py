@@ -1,4 +1,4 @@
-"""What each loss weight buys: several weightings on validation splits of two data sets, fidelity against conciseness, attributes and reconstruction.
+"""What each loss weight buys, on validation splits of two data sets: fidelity, conciseness, attributes in use, reconstruction.
 
 python -m examples.weights.run
 
@@ -70,9 +70,7 @@ def judged(task: Task, weights: LossWeights, seeds: list[int]) -> list[dict[str,
 
 def fashion_mnist_task(data: Path, max_steps: str) -> Task:
     train, validation = fashion_mnist.validation_split(data)
-    explain = FlintExplainer(
-        fashion_mnist.classifier(data), layers=["conv2"], num_attributes=25, class_names=fashion_mnist.CLASS_NAMES, normalization=fashion_mnist.NORMALIZATION
-    )  # fmt: skip
+    explain = FlintExplainer(fashion_mnist.classifier(data), layers=["conv2"], num_attributes=25, normalization=fashion_mnist.NORMALIZATION)
     return Task("FashionMNIST, conv2", explain, explain.cache(train), train, validation, 2000 if max_steps == "auto" else int(max_steps))
 
 
