@@ -1,5 +1,6 @@
 """A classifier, data and settings so small that a whole fit takes a fraction of a second."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,3 +94,8 @@ def fitted(model: nn.Module | None = None, data: Any = None, **settings: Any) ->
 def weights(explain: FlintExplainer) -> dict[str, bytes]:
     """Every learnt tensor, bit for bit."""
     return {name: value.numpy().tobytes() for name, value in explain.interpreter.state_dict().items()}
+
+
+def with_batch(batch_size: int) -> FlintConfig:
+    """``CONFIG`` with mini-batches of another size."""
+    return dataclasses.replace(CONFIG, settings=dataclasses.replace(CONFIG.settings, batch_size=batch_size))

@@ -147,9 +147,13 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        plain = asdict(self)
-        return plain | {name: {str(key): value for key, value in plain[name].items()} for name in ("top_k_fidelity", "conciseness")}
+        """Plain JSON types; the conciseness of no explanation at all is ``None``."""
+        top_k = {str(k): share for k, share in self.top_k_fidelity.items()}
+        conciseness = {
+            str(tau): {form: None if math.isnan(mean) else mean for form, mean in counts.items()}
+            for tau, counts in self.conciseness.items()
+        }
+        return asdict(self) | {"top_k_fidelity": top_k, "conciseness": conciseness}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(measure, figure, what it means), in the order in which a reader should see them."""
@@ -180,7 +184,7 @@ class Evaluation:
             counts = self.conciseness[tau]
             limit, signed = f"{1 / tau:.1f}", f"{counts['signed']:.2f}"
             meaning = f"attributes an explanation with |relevance| > {limit} ({signed} with r > {limit}); fewer is easier to read"
-            yield f"conciseness, τ = {tau:.0f}", f"{counts['absolute']:.2f}", meaning
+            yield f"conciseness, τ = {tau:.0f}", MISSING if math.isnan(counts["absolute"]) else f"{counts['absolute']:.2f}", meaning
         used, wasted = (
             f"{len(self.live_attributes)} of {self.num_attributes}",
             f"{len(self.duplicate_attributes)}, {len(self.dead_attributes)}",
