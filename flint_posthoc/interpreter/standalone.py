@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..arrays import Images, Logits
 from ..classifier.taps import frozen, hooked, tapped
@@ -95,6 +94,8 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _flops(module: nn.Module, sample: Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # brings in triton, a quarter of a second
+
     with FlopCounterMode(display=False) as counter:
         module(sample)
     return int(counter.get_total_flops())
