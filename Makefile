@@ -40,7 +40,7 @@ fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: one layer,
 imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10 minutes)
 	$(BIN)/python -m examples.imagenette.run --data $(DATA) --seeds 0 1 2
 
-weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (45 minutes)
+weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (20 minutes)
 	$(BIN)/python -m examples.weights.run --data $(DATA)
 
 # --- set-up, once for each change of setup.cfg ---

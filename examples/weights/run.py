@@ -23,7 +23,6 @@ WEIGHTINGS = {
     "defaults": LossWeights(),
     "β 1": LossWeights(beta=1.0),
     "β 4": LossWeights(beta=4.0),
-    "ζ 0": LossWeights(zeta=0.0),
     "ζ 0.3": LossWeights(zeta=0.3),
     "η 0.2": LossWeights(eta=0.2),
     "γ 0.3": LossWeights(gamma=0.3),
@@ -45,17 +44,16 @@ class Task:
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for results.json and results.md")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for a folder a task")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options = parser.parse_args(argv)
-    started, tables, record = time.time(), [], {}
     for name in options.tasks:
-        task = TASKS[name](options.data, options.max_steps)
+        started, task = time.time(), TASKS[name](options.data, options.max_steps)
         runs = {label: judged(task, weights, options.seeds) for label, weights in WEIGHTINGS.items()}
-        tables.append(f"## {task.name}, {task.max_steps} steps\n\n" + table({label: summary(rows) for label, rows in runs.items()}))
-        record[name] = runs
-    made = circumstances(started, seeds=options.seeds)
-    write(options.results, "What each loss weight buys, on validation splits", "\n\n".join(tables), {"circumstances": made, "runs": record})
+        made = circumstances(started, seeds=options.seeds, max_steps=task.max_steps)
+        body = table({label: summary(rows) for label, rows in runs.items()})
+        title = f"What each loss weight buys: {task.name}, validation split, {task.max_steps} steps"
+        write(options.results / name, title, body, {"circumstances": made, "runs": runs})
 
 
 def judged(task: Task, weights: LossWeights, seeds: list[int]) -> list[dict[str, float | None]]:
@@ -71,13 +69,13 @@ def judged(task: Task, weights: LossWeights, seeds: list[int]) -> list[dict[str,
 def fashion_mnist_task(data: Path, max_steps: str) -> Task:
     train, validation = fashion_mnist.validation_split(data)
     explain = FlintExplainer(fashion_mnist.classifier(data), layers=["conv2"], num_attributes=25, normalization=fashion_mnist.NORMALIZATION)
-    return Task("FashionMNIST, conv2", explain, explain.cache(train), train, validation, 2000 if max_steps == "auto" else int(max_steps))
+    return Task("FashionMNIST, conv2", explain, explain.cache(train), train, validation, 1000 if max_steps == "auto" else int(max_steps))
 
 
 def imagenette_task(data: Path, max_steps: str) -> Task:
     train, validation = imagenette.validation_split(data)
     explain = FlintExplainer(imagenette.classifier(data), classes=imagenette.CLASSES, class_names=imagenette.CLASS_NAMES, num_attributes=64)
-    return Task("Imagenette, SqueezeNet", explain, explain.cache(train), train, validation, 600 if max_steps == "auto" else int(max_steps))
+    return Task("Imagenette, SqueezeNet", explain, explain.cache(train), train, validation, 400 if max_steps == "auto" else int(max_steps))
 
 
 TASKS = {"fashion_mnist": fashion_mnist_task, "imagenette": imagenette_task}
