@@ -19,10 +19,13 @@ from flint_posthoc.learning.trainer import FitSettings
 CLASSES, CHANNELS, SIDE = 4, 2, 10
 LAYERS = ("conv1", "conv2")
 INTERPRETER = InterpreterConfig(
-    attributes=AttributeNetworkConfig(hidden_channels=4, max_grid=4, pool_size=2),
+    attributes=AttributeNetworkConfig(hidden_channels=4, max_grid=4, pool_size=2, hidden_units=8, dropout=0.0),
     decoder=DecoderConfig(base_channels=2, channels=(3,)),
+    head_dropout=0.0,
+    initial_bias=0.5,
+    centre_head=True,
 )
-CONFIG = FlintConfig(interpreter=INTERPRETER, settings=FitSettings(batch_size=8, max_steps=12))
+CONFIG = FlintConfig(interpreter=INTERPRETER, settings=FitSettings(batch_size=8, max_steps=12, learning_rate=2e-3))
 
 
 class Tiny(nn.Module):
@@ -88,6 +91,14 @@ def fitted(model: nn.Module | None = None, data: Any = None, **settings: Any) ->
     """The same, fitted for a dozen steps."""
     explain = explainer(model, **settings)
     explain.fit(images() if data is None else data, progress=False)
+    return explain
+
+
+def rarely_firing(explain: FlintExplainer, share: float = 0.25) -> FlintExplainer:
+    """The same with each attribute silent on all but ``share`` of images, so that some images are explained by none."""
+    with explain.fitted.view.frozen() as run, torch.no_grad():
+        network = explain.interpreter.attribute_network
+        network.linear.bias -= network.preactivations(run.activations(images(200, seed=7))).quantile(1 - share, dim=0)
     return explain
 
 

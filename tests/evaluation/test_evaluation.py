@@ -18,9 +18,9 @@ from flint_posthoc.measures import area_resize
 
 def spoiled(explain: FlintExplainer) -> FlintExplainer:
     """With an attribute that never fires, a duplicate, and images that nothing explains."""
+    small.rarely_firing(explain)
     with torch.no_grad():
         linear = explain.interpreter.attribute_network.linear
-        linear.bias -= 0.6
         linear.bias[1] = -1e4
         linear.weight[4], linear.bias[4] = 2 * linear.weight[0], 2 * linear.bias[0]
     return explain
