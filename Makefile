@@ -43,6 +43,11 @@ imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10
 weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (20 minutes)
 	$(BIN)/python -m examples.weights.run --data $(DATA)
 
+.PHONY: readme-picture
+readme-picture: $(INSTALLED)  ## make the README's picture again
+	$(BIN)/flint-posthoc demo
+	cp flint-demo/overview.png docs/images/demo.png
+
 # --- set-up, once for each change of setup.cfg ---
 
 $(BIN)/python:
