@@ -57,6 +57,7 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
         LayerError: a layer is never reached or has no map form, or none could be suggested.
         ClassNamesError, ClassSelectionError: names or ``classes`` do not fit the number of outputs.
         ClassifierOutputError: no finite (B, C) logits come out.
+        ConfigurationError: the normalisation is of another number of channels.
     """
     model, adapter = request.model, request.adapter
     layers, reason = (request.layers, "") if request.layers else _suggested(model, adapter, images)
@@ -67,6 +68,7 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     view = ClassifierView(model, adapter, record.layouts, adapter.output_kind(model), record.num_classes, class_ids)
     names = _class_names(request, view)
     normalization = request.normalization or adapter.normalization(model) or _estimated(images)
+    normalization.denormalize(images)  # refuses another number of channels
     return PreparedClassifier(
         view, (images.shape[1], images.shape[2], images.shape[3]), names, normalization, record, reason, _notes(view, normalization)
     )

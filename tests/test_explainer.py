@@ -1,0 +1,199 @@
+"""The facade: what it settles before, at and after a fit, and what it says of itself."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+import torch
+from torch import Tensor, nn
+
+from flint_posthoc import FlintExplainer
+from flint_posthoc.classifier.adapter import Normalization
+from flint_posthoc.explainer import automatic_num_attributes
+
+SIZE = (small.CHANNELS, small.SIDE, small.SIDE)
+
+
+@pytest.mark.parametrize(("classes", "attributes"), [(2, 25), (10, 25), (11, 28), (40, 100), (1000, 256)])
+def test_the_number_of_attributes_follows_the_number_of_classes(classes: int, attributes: int) -> None:
+    assert automatic_num_attributes(classes) == attributes
+
+
+def test_j_is_automatic_where_it_is_not_given() -> None:
+    assert small.fitted(data=small.images(64), num_attributes=None, config=small.with_batch(64)).interpreter.num_attributes == 25
+
+
+def test_an_explainer_says_what_state_it_is_in() -> None:
+    explain = small.explainer()
+    assert repr(explain) == "FlintExplainer(Tiny, layers=('conv1', 'conv2'), not fitted)"
+    explain.fit(small.images(), progress=False)
+    assert repr(explain) == "FlintExplainer(Tiny, layers=('conv1', 'conv2'), 3 attributes, 4 classes)"
+
+
+def test_it_is_no_module_and_its_interpreter_is() -> None:
+    explain = small.fitted()
+    assert not isinstance(explain, nn.Module)
+    assert isinstance(explain.interpreter, nn.Module)
+    assert not explain.interpreter.training
+    assert not any(parameter.requires_grad for parameter in explain.interpreter.parameters())
+
+
+def test_layers_are_suggested_as_soon_as_a_size_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "flint_posthoc"):
+        explain = FlintExplainer(small.tiny(), input_size=SIZE)
+    assert explain.layers
+    assert explain.preflight is not None
+    assert explain.preflight.reason
+    assert f"layers={list(explain.layers)} suggested: {explain.preflight.reason}" in caplog.text
+
+
+def test_without_a_size_the_first_batch_decides() -> None:
+    explain = FlintExplainer(small.tiny(), num_attributes=3, config=small.CONFIG)
+    assert (explain.layers, explain.preflight) == (None, None)
+    explain.fit(small.images(), progress=False)
+    assert explain.layers == FlintExplainer(small.tiny(), input_size=SIZE).layers
+    assert explain.fitted.image_shape == SIZE
+
+
+def test_a_wrong_guess_of_the_size_is_corrected_by_the_data() -> None:
+    explain = small.explainer(input_size=(2, 20, 20))
+    explain.fit(small.images(), progress=False)
+    assert explain.fitted.image_shape == SIZE
+
+
+def test_what_preflight_warns_of_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    FlintExplainer(small.tiny(), layers=["fc"], input_size=SIZE)
+    assert "fc puts out a pooled or flat vector" in caplog.text
+
+
+@pytest.mark.parametrize("input_size", [None, SIZE])
+def test_an_estimated_pixel_range_is_that_of_the_data_and_results_say_so(input_size: Any) -> None:
+    pixels = 100 * small.images()
+    explain = small.fitted(data=pixels, input_size=input_size)
+    low, high = pixels.amin(dim=(0, 2, 3)), pixels.amax(dim=(0, 2, 3))
+    torch.testing.assert_close(explain.fitted.normalization.denormalize(low.view(1, -1, 1, 1)).flatten(), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(explain.fitted.normalization.denormalize(high.view(1, -1, 1, 1)).flatten(), torch.ones(2), atol=1e-4, rtol=0)
+    for result in (explain(pixels), explain.evaluate(pixels), explain.global_interpretation(pixels)):
+        assert "the pixel range was estimated from the data" in str(result)
+
+
+def test_a_known_pixel_range_is_taken_at_its_word() -> None:
+    explain = small.fitted(normalization=Normalization((0.5, 0.4), (0.2, 0.3)))
+    pixels = small.images(4)
+    local = explain(pixels)
+    assert local.notes == ()
+    torch.testing.assert_close(local.pixels, pixels * torch.tensor([0.2, 0.3]).view(1, 2, 1, 1) + torch.tensor([0.5, 0.4]).view(1, 2, 1, 1))
+
+
+def test_reconstructions_are_pixels_at_the_decoders_resolution() -> None:
+    explain = small.fitted()
+    pixels = small.images(5)
+    normalised = explain.interpreter.decoder(explain(pixels).attributes)
+    reconstruction = explain.reconstruct(pixels)
+    assert reconstruction.shape == (5, *SIZE)
+    assert not reconstruction.requires_grad
+    torch.testing.assert_close(explain.fitted.normalization.normalize(reconstruction), normalised)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda pixels: pixels,
+        lambda pixels: [pixels[:20], pixels[20:]],
+        lambda pixels: [(pixels, torch.zeros(len(pixels), dtype=torch.int64))],
+        lambda pixels: [{"pixel_values": pixels, "labels": [1] * len(pixels)}],
+        lambda pixels: torch.utils.data.TensorDataset(pixels, torch.zeros(len(pixels), dtype=torch.int64)),
+        lambda pixels: small.loader(pixels, batch_size=9, shuffle=False),
+        small.generated,
+    ],
+    ids=["tensor", "batches", "pairs", "dicts", "data set", "loader", "generator"],
+)
+def test_data_of_any_form_teaches_the_same(form: Any) -> None:
+    assert small.weights(small.fitted(data=form(small.images()))) == small.weights(small.fitted())
+
+
+def test_labels_are_not_needed_and_change_nothing_but_the_baseline() -> None:
+    model, pixels = small.tiny(), small.images()
+    without, with_labels = small.fitted(model, pixels), small.fitted(model, [(pixels, small.labels(model, pixels))])
+    assert small.weights(without) == small.weights(with_labels)
+    assert not torch.equal(without.fitted.class_means, with_labels.fitted.class_means)
+
+
+def test_a_failed_fit_leaves_the_last_one_standing() -> None:
+    explain = small.fitted()
+    before = small.weights(explain)
+    with pytest.raises(ArithmeticError):
+        explain.fit(small.images(), learning_rate=1e30, progress=False)
+    assert small.weights(explain) == before
+
+
+def test_interpreters_of_one_classifier_do_not_disturb_each_other() -> None:
+    model = small.tiny()
+    first = small.fitted(model)
+    before = small.weights(first)
+    small.fitted(model, num_attributes=2)
+    assert small.weights(first) == before
+
+
+def test_progress_is_shown_on_request_and_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    small.explainer().fit(small.images(), progress=False)
+    assert capsys.readouterr() == ("", "")
+    small.explainer().fit(small.images(), progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "activations: 100%" in err
+    assert "12/12" in err
+    assert "fidelity" in err
+
+
+def test_moving_moves_classifier_and_interpreter() -> None:
+    explain = small.fitted()
+    assert explain.to("cpu") is explain
+    assert explain.device == torch.device("cpu")
+    assert explain(small.images(2)).relevance.device == torch.device("cpu")
+
+
+def test_a_wrapped_classifier_is_unwrapped() -> None:
+    model = small.tiny()
+    explain = small.fitted(nn.DataParallel(model))
+    assert explain.model is model
+
+
+class Wide(small.Tiny):
+    """Works in float64, as its weights are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.double())
+
+
+def test_a_classifier_in_another_precision_is_explained_in_its_own() -> None:
+    model, pixels = Wide().double(), small.images()
+    explain = small.fitted(model)
+    with torch.no_grad():
+        assert torch.equal(explain(pixels).classifier_logits, model(pixels).float())
+    assert explain.evaluate(pixels).samples == len(pixels)
+
+
+def test_pushing_to_the_hub_uploads_what_saving_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None:
+            uploaded["token"] = token
+
+        def create_repo(self, repo_id: str, **settings: Any) -> None:
+            uploaded["repository"] = (repo_id, settings)
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            uploaded["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert small.fitted().push_to_hub("me/digits", private=True, token="secret") == "https://huggingface.co/me/digits"
+    assert uploaded == {
+        "token": "secret",
+        "repository": ("me/digits", {"private": True, "exist_ok": True}),
+        "files": ["flint.json", "interpreter.safetensors"],
+    }
