@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import small
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
@@ -161,19 +161,15 @@ def test_a_wrapped_classifier_is_unwrapped() -> None:
     assert explain.model is model
 
 
-class Wide(small.Tiny):
-    """Works in float64, as its weights are."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.double())
-
-
-def test_a_classifier_in_another_precision_is_explained_in_its_own() -> None:
-    model, pixels = Wide().double(), small.images()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_classifier_in_another_precision_is_explained_in_its_own(dtype: torch.dtype) -> None:
+    model, pixels = small.tiny().to(dtype), small.images()
     explain = small.fitted(model)
     with torch.no_grad():
-        assert torch.equal(explain(pixels).classifier_logits, model(pixels).float())
+        assert torch.equal(explain(pixels).classifier_logits, model(pixels.to(dtype)).float())
     assert explain.evaluate(pixels).samples == len(pixels)
+    assert torch.equal(explain.as_classifier()(pixels), explain(pixels).interpreter_logits)
+    assert all(parameter.dtype == dtype for parameter in model.parameters())
 
 
 def test_pushing_to_the_hub_uploads_what_saving_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ..errors import ClassNamesError
 from .adapter import ModelAdapter, Normalization
 from .preflight import PreflightRecord, preflight
 from .taps import frozen
-from .view import ClassifierView, check_class_ids
+from .view import ClassifierView, check_class_ids, model_dtype
 
 log = logging.getLogger("flint_posthoc")
 
@@ -60,8 +60,9 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
         ConfigurationError: the normalisation is of another number of channels.
     """
     model, adapter = request.model, request.adapter
-    layers, reason = (request.layers, "") if request.layers else _suggested(model, adapter, images)
-    record = preflight(model, layers, images, adapter=adapter)
+    native = images.to(model_dtype(model))
+    layers, reason = (request.layers, "") if request.layers else _suggested(model, adapter, native)
+    record = preflight(model, layers, native, adapter=adapter)
     for warning in record.warnings:
         log.warning("%s", warning)
     class_ids = None if request.classes is None else check_class_ids(request.classes, record.num_classes)

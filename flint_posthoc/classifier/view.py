@@ -25,6 +25,11 @@ def check_class_ids(class_ids: tuple[int, ...], num_classes: int) -> tuple[int, 
     return class_ids
 
 
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """The precision that a classifier works in: that of its first floating-point parameter, float32 without any."""
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+
+
 @dataclass(frozen=True)
 class ViewPass:
     """One pass over a batch.
@@ -43,11 +48,15 @@ class OpenView:
     """A classifier view while its hooks are on."""
 
     def __init__(self, view: ClassifierView, run: TappedClassifier) -> None:
-        self._view, self._run = view, run
+        self._view, self._run, self._dtype = view, run, model_dtype(view.model)
 
     def __call__(self, images: Images) -> ViewPass:
-        """A full forward pass. Logits and activations come out in float32. Raises ``ClassifierOutputError`` where logits are not finite."""
-        result = self._run(images)
+        """A full forward pass in f's own precision; logits and activations come out in float32.
+
+        Raises:
+            ClassifierOutputError: logits are not finite.
+        """
+        result = self._run(images.to(self._dtype))
         logits = result.logits.float()
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
@@ -56,7 +65,7 @@ class OpenView:
 
     def activations(self, images: Images) -> Activations:
         """The tapped activations alone; the pass stops at the deepest tap."""
-        return _floats(self._run.activations(images))
+        return _floats(self._run.activations(images.to(self._dtype)))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..arrays import Images, Logits
 from ..classifier.taps import frozen, hooked, tapped
+from ..classifier.view import model_dtype
 from .fitted import FittedInterpreter
 
 
@@ -45,9 +46,9 @@ class InterpreterClassifier(nn.Module):
         self.classifier = copy.deepcopy(fitted.view.model)
         self.attribute_network = copy.deepcopy(fitted.interpreter.attribute_network)
         self.head = copy.deepcopy(fitted.interpreter.head)
-        self._adapter, self._layouts = fitted.view.adapter, fitted.view.layouts
+        self._adapter, self._layouts, self._dtype = fitted.view.adapter, fitted.view.layouts, model_dtype(fitted.view.model)
         self.eval().requires_grad_(False)
-        sample = torch.zeros(1, *fitted.image_shape, device=fitted.device)
+        sample = torch.zeros(1, *fitted.image_shape, device=fitted.device, dtype=self._dtype)
         with frozen(self.classifier), torch.no_grad():
             before, unused = (_parameters(self.classifier), _flops(self.classifier, sample)), self._unused(sample)
         _drop(self.classifier, unused)  # outside ``frozen``, which would put it all back
@@ -56,7 +57,7 @@ class InterpreterClassifier(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         with tapped(self.classifier, self._adapter, self._layouts) as run:
-            activations = run.activations(images)
+            activations = run.activations(images.to(self._dtype))
         logits: Tensor = self.head(self.attribute_network(tuple(maps.float() for maps in activations)))
         return logits
 
