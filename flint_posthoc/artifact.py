@@ -137,7 +137,8 @@ def _rebuild(
         raise ValueError(
             f"{len(names)} class names and class means of shape {tuple(class_means.shape)} do not fit {view.num_classes} classes"
         )
-    normalization = Normalization(**stored["normalization"])
+    told = stored["normalization"]
+    normalization = Normalization(tuple(told["mean"]), tuple(told["std"]), told["estimated"])
     fitted = FittedInterpreter(
         view,
         interpreter.to(device).eval().requires_grad_(False),

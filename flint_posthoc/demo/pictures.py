@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ..arrays import Images
 from ..evaluation.evaluation import Evaluation
@@ -35,7 +36,7 @@ class Album:
         shown: the classes that get a picture of their own, by an image on which interpreter and classifier agree.
     """
 
-    def __init__(self, explainer: FlintExplainer, images: Images, seen: Images, shown: Sequence[int]) -> None:
+    def __init__(self, explainer: FlintExplainer, images: Images, seen: Tensor, shown: Sequence[int]) -> None:
         self.explainer, self.images, self.local = explainer, images, explainer(images)
         others = explainer(seen)
         strongest = others.attributes.topk(min(EXAMPLES, len(seen)), dim=0).indices.T.cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class ImageForm:
         return self.normalization.normalize((pixels[None] if grey else pixels.permute(2, 0, 1))[None])[0]
 
 
+@runtime_checkable
 class LabelledPictures(Protocol):
     """A data set of (picture, label) whose labels count ``classes``."""
 
