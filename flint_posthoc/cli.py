@@ -34,13 +34,13 @@ BATCH_SIZE = 64
 # ---- the commands ----
 
 
-def demo(*, output: Path = Path("flint-demo"), seed: int = 0, max_steps: int | Literal["auto"] = "auto") -> None:
+def demo(*, output: Path = Path("flint-demo"), seed: int = 0, max_steps: int | Literal["auto"] = 600) -> None:
     """Fit an interpreter to the embedded classifier of handwritten digits, judge it and write pictures: about a minute.
 
     Args:
         output: folder to write into.
         seed: of the fit.
-        max_steps: optimiser steps of the fit.
+        max_steps: optimiser steps of the fit, or auto: as many as the size of the data asks for.
     """
     from .demo.run import run_demo
 

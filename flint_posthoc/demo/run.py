@@ -25,7 +25,7 @@ FILES = (
 SHOWN = (3, 5, 8)  # the digits whose explanations are drawn
 
 
-def run_demo(folder: str | Path, *, seed: int = 0, max_steps: int | str = "auto", progress: bool = False) -> Iterator[str]:
+def run_demo(folder: str | Path, *, seed: int = 0, max_steps: int | str = 600, progress: bool = False) -> Iterator[str]:
     """Do it all and yield what there is to say, paragraph by paragraph.
 
     Raises:
