@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import small
@@ -15,6 +16,7 @@ from safetensors import safe_open
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DamagedArtifactError, TrainingDivergedError
+from flint_posthoc.learning import trainer
 from flint_posthoc.learning.checkpoint import FILE_NAME
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig
@@ -23,8 +25,8 @@ from flint_posthoc.storage import read_tensors, write_tensors
 
 EPOCHS, RANDOM_KILLS = 4, 2
 CONFIG = FlintConfig(
-    interpreter=dataclasses.replace(small.INTERPRETER, head_dropout=0.2),
-    settings=FitSettings(epochs=EPOCHS, batch_size=8, revive_after=3),
+    interpreter=dataclasses.replace(small.INTERPRETER, head_dropout=0.2, initial_bias=-1.5),  # attributes that are often silent
+    settings=FitSettings(epochs=EPOCHS, batch_size=8, revive_after=4),
 )
 
 KILLER = """
@@ -62,7 +64,8 @@ for moment in range({random_kills}):
 
 def fit(folder: Path | str | None, *, cache: str, resume: bool = False, model: Any = None, **changes: Any) -> FlintExplainer:
     explain = small.explainer(model, **({"config": CONFIG} | changes))
-    explain.fit(small.loader(small.images()), cache=cache, checkpoint_dir=folder, resume=resume, progress=False)
+    with patch.object(trainer, "CHECK_EVERY", 3):  # so that silent attributes are revived in so short a fit
+        explain.fit(small.loader(small.images()), cache=cache, checkpoint_dir=folder, resume=resume, progress=False)
     return explain
 
 
@@ -78,6 +81,7 @@ def test_killed_after_any_epoch_or_at_any_moment_a_resumed_fit_ends_as_an_unbrok
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(file).parent) for file in (__file__, small.__file__))}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=240)
     unbroken = fit(None, cache=cache)
+    assert any(record.revived for record in unbroken.history)
     for epoch in range(1, EPOCHS):
         folder = tmp_path / f"epoch{epoch}"
         assert [path.name for path in folder.iterdir()] == [FILE_NAME]
@@ -112,7 +116,7 @@ def stopped(folder: Path, after: int, **settings: Any) -> None:
             return limited()
 
     explain = small.explainer(**({"config": CONFIG} | settings))
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), patch.object(trainer, "CHECK_EVERY", 3):
         explain.fit(Limited(), cache="off", checkpoint_dir=folder, progress=False)
 
 
