@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset, Subset
 
-from flint_posthoc import Evaluation, __version__
+from flint_posthoc import Evaluation, FlintExplainer, __version__
+from flint_posthoc.demo.pictures import Album
 from flint_posthoc.storage import write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # two-sided 95 % quantile by number of seeds
+PATHS = ("--data", "--output", "--results")  # options that do not change a figure
 MEASURES = (
     "classifier_accuracy",
     "interpreter_accuracy",
@@ -43,9 +46,21 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=data, help="folder that holds the data sets and checkpoints")
     parser.add_argument("--output", type=Path, help="folder for pictures and interpreters; results go beside the example")
     parser.add_argument("--max-steps", default="auto", help="optimiser steps, for a quick try")
+    parser.add_argument("--images", type=int, help="fit and judge on about so many images only, for a quick try")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.set_defaults(**defaults)
     return parser
+
+
+def some(dataset: Dataset, count: int | None) -> Dataset:
+    """About ``count`` items, evenly spread over ``dataset``; ``None``: all."""
+    return dataset if count is None else Subset(dataset, range(0, len(dataset), max(1, len(dataset) // count)))
+
+
+def draw(folder: Path, explain: FlintExplainer, train: Dataset, test: Dataset, evaluation: Evaluation) -> None:
+    """All pictures of the demonstration, for some images of ``test``; attributes are shown by some of ``train``."""
+    explained, seen = (torch.stack([image for image, _ in some(part, count)]) for part, count in ((test, 100), (train, 500)))
+    Album(explain, explained, seen, shown=range(3)).draw(folder, evaluation, explain.global_interpretation(test))
 
 
 def steps(text: str) -> int | str:
@@ -91,12 +106,8 @@ def circumstances(started: float, **settings: Any) -> dict[str, Any]:
 
 
 def _without_paths(arguments: Sequence[str]) -> list[str]:
-    kept = [
-        word
-        for word, before in zip(arguments, ["", *arguments], strict=False)
-        if "--data" not in (word, before) and "--output" not in (word, before)
-    ]
-    return [word for word in kept if not word.startswith(("--data=", "--output="))]
+    pairs = zip(arguments, ["", *arguments], strict=False)
+    return [word for word, before in pairs if before not in PATHS and word.partition("=")[0] not in PATHS]
 
 
 def text(value: float | None, name: str) -> str:

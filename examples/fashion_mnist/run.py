@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 from examples.fashion_mnist import task
-from examples.results import arguments, circumstances, figures, steps, summary, table, write
+from examples.results import arguments, circumstances, draw, figures, some, steps, summary, table, write
 from flint_posthoc import FlintExplainer
-from flint_posthoc.figures import save
 from flint_posthoc.storage import fingerprint
 
 HERE = Path(__file__).parent
@@ -29,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     averages = summary([run["figures"] for run in runs])
     record = {"circumstances": circumstances(started, layers=runs[0]["layers"], seeds=options.seeds), "summary": averages, "runs": runs}
     body = table({f"layers {', '.join(runs[0]['layers'])}": averages})
-    write(options.results or HERE / "results" / name, "FashionMNIST, a third party's CNN, J = 25, 10,000 test images", body, record)
+    title = f"FashionMNIST, a third party's CNN, J = 25, {runs[0]['evaluation']['samples']:,} test images"
+    write(options.results or HERE / "results" / name, title, body, record)
 
 
 def fit_and_judge(options: argparse.Namespace, seed: int, output: Path) -> dict:
@@ -39,14 +39,12 @@ def fit_and_judge(options: argparse.Namespace, seed: int, output: Path) -> dict:
     explain = FlintExplainer(
         model, layers=options.layers, num_attributes=25, class_names=task.CLASS_NAMES, normalization=task.NORMALIZATION
     )
-    history = explain.fit(task.loader(options.data, train=True), max_steps=steps(options.max_steps), seed=seed)
-    test = task.loader(options.data, train=False)
-    evaluation = explain.evaluate(test)
+    train, test = (some(task.images(options.data, train=part), options.images) for part in (True, False))
+    explain.fit(task.loader(train), max_steps=steps(options.max_steps), seed=seed)
+    evaluation = explain.evaluate(task.loader(test))
     print(evaluation)
-    explain.save_pretrained(output / f"interpreter-{seed}")
-    save(explain.global_interpretation(test).plot(), output / f"classes-{seed}.png")
-    save(explain(next(iter(test))[0][:8]).plot(1), output / f"image-1-{seed}.png")
-    save(history.plot(), output / f"history-{seed}.png")
+    draw(output / f"seed-{seed}", explain, train, test, evaluation)
+    explain.save_pretrained(output / f"seed-{seed}" / "interpreter")
     same = before == fingerprint(model)
     return {
         "seed": seed,

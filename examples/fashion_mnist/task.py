@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.datasets import FashionMNIST
 
 from flint_posthoc import Normalization
@@ -40,13 +40,13 @@ def classifier(data: Path) -> Classifier:
 
 
 def images(data: Path, *, train: bool) -> TensorDataset:
-    """All images, normalised as the network expects, with labels."""
+    """Images, normalised as the network expects, with labels."""
     raw = FashionMNIST(data, train=train)
     return TensorDataset(NORMALIZATION.normalize(raw.data[:, None].float() / 255), raw.targets)
 
 
-def loader(data: Path, *, train: bool) -> DataLoader:
-    return DataLoader(images(data, train=train), batch_size=500)
+def loader(dataset: Dataset) -> DataLoader:
+    return DataLoader(dataset, batch_size=500)
 
 
 def validation_split(data: Path) -> tuple[DataLoader, DataLoader]:

@@ -9,10 +9,11 @@ import argparse
 import time
 from pathlib import Path
 
+from torch.utils.data import Dataset
+
 from examples.imagenette import task
-from examples.results import arguments, circumstances, figures, steps, summary, table, write
+from examples.results import arguments, circumstances, draw, figures, some, steps, summary, table, write
 from flint_posthoc import ActivationCache, FlintExplainer
-from flint_posthoc.figures import save
 
 HERE = Path(__file__).parent
 NUM_ATTRIBUTES = 64
@@ -25,17 +26,14 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     started = time.time()
     explain = explainer(options)
-    cache = explain.cache(task.loader(task.images(options.data, train=True)))
-    runs = [fit_and_judge(explain, cache, options, seed) for seed in options.seeds]
+    train, test = (some(task.images(options.data, train=part), options.images) for part in (True, False))
+    cache = explain.cache(task.loader(train))
+    runs = [fit_and_judge(explain, cache, train, test, options, seed) for seed in options.seeds]
     averages = summary([run["figures"] for run in runs])
     record = {"circumstances": circumstances(started, layers=list(explain.layers), seeds=options.seeds), "summary": averages, "runs": runs}
     body = table({f"layers {', '.join(explain.layers)}; mean of {len(runs)} seeds ± 95 % interval": averages})
-    write(
-        options.results or HERE / "results",
-        f"SqueezeNet on ten ImageNet classes, J = {NUM_ATTRIBUTES}, 500 ILSVRC validation images",
-        body,
-        record,
-    )
+    images = f"{runs[0]['evaluation']['samples']:,} ILSVRC validation images"
+    write(options.results or HERE / "results", f"SqueezeNet on ten ImageNet classes, J = {NUM_ATTRIBUTES}, {images}", body, record)
 
 
 def explainer(options: argparse.Namespace) -> FlintExplainer:
@@ -44,16 +42,15 @@ def explainer(options: argparse.Namespace) -> FlintExplainer:
     return FlintExplainer(model, layers=options.layers, classes=task.CLASSES, class_names=task.CLASS_NAMES, num_attributes=NUM_ATTRIBUTES)
 
 
-def fit_and_judge(explain: FlintExplainer, cache: ActivationCache, options: argparse.Namespace, seed: int) -> dict:
+def fit_and_judge(
+    explain: FlintExplainer, cache: ActivationCache, train: Dataset, test: Dataset, options: argparse.Namespace, seed: int
+) -> dict:
     """One fit with the library's defaults; the pass over f is in the cache. Pictures and the interpreter go into ``--output``."""
-    history = explain.fit(task.loader(task.images(options.data, train=True)), cache=cache, max_steps=steps(options.max_steps), seed=seed)
-    test = task.loader(task.images(options.data, train=False))
-    evaluation = explain.evaluate(test)
+    explain.fit(task.loader(train), cache=cache, max_steps=steps(options.max_steps), seed=seed)
+    evaluation = explain.evaluate(task.loader(test))
     print(evaluation)
-    explain.save_pretrained(options.output / f"interpreter-{seed}")
-    save(explain.global_interpretation(test).plot(), options.output / f"classes-{seed}.png")
-    save(explain(next(iter(test))[0][:8]).plot(0), options.output / f"image-0-{seed}.png")
-    save(history.plot(), options.output / f"history-{seed}.png")
+    draw(options.output / f"seed-{seed}", explain, train, test, evaluation)
+    explain.save_pretrained(options.output / f"seed-{seed}" / "interpreter")
     return {"seed": seed, "figures": figures(evaluation), "evaluation": evaluation.to_dict()}
 
 

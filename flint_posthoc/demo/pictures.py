@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..arrays import Images
@@ -24,6 +25,7 @@ MEANINGS = (
     ("reconstructions.png", "images, and what their attributes remember of them"),
     ("fit.png", "how the fit went, epoch by epoch"),
 )
+BATCH_SIZE = 64
 EXAMPLES = 6  # images that an attribute is shown by
 
 
@@ -38,9 +40,10 @@ class Album:
 
     def __init__(self, explainer: FlintExplainer, images: Images, seen: Tensor, shown: Sequence[int]) -> None:
         self.explainer, self.images, self.local = explainer, images, explainer(images)
-        others = explainer(seen)
-        strongest = others.attributes.topk(min(EXAMPLES, len(seen)), dim=0).indices.T.cpu()
-        self.examples: list[list[np.ndarray]] = [[*others.pixels.cpu()[indices].numpy()] for indices in strongest]
+        explained = [explainer(part) for part in seen.split(BATCH_SIZE)]
+        attributes, pixels = (torch.cat(parts).cpu() for parts in zip(*((part.attributes, part.pixels) for part in explained), strict=True))
+        strongest = attributes.topk(min(EXAMPLES, len(seen)), dim=0).indices.T
+        self.examples: list[list[np.ndarray]] = [[*pixels[indices].numpy()] for indices in strongest]
         agreeing = [(self.local.agrees & (self.local.classifier_class == index)).nonzero().flatten().tolist()[:1] for index in shown]
         self.shown = [index for first in agreeing for index in first]
         self.differing = (~self.local.agrees).nonzero().flatten().tolist()[:1]
@@ -53,7 +56,8 @@ class Album:
         for index in self.differing:
             save(self.local.plot(index), folder / "disagreement.png")
         rows = [self._row(index) for index in [*self.shown[: 3 - len(self.differing)], *self.differing]]
-        save(explained_images(rows, heading="Why does the classifier say so?"), folder / "overview.png")
+        if rows:
+            save(explained_images(rows, heading="Why does the classifier say so?"), folder / "overview.png")
         save(self._attributes(evaluation, world), folder / "attributes.png")
         save(world.plot(), folder / "classes.png")
         save(self._reconstructions(), folder / "reconstructions.png")
