@@ -90,11 +90,14 @@ def test_an_album_without_disagreement_has_no_picture_of_one(told: tuple[Path, s
     explain = FlintExplainer.from_pretrained(told[0] / "interpreter", digits_classifier())
     train, test = digits()
     agreeing = test.tensors[0][explain(test.tensors[0]).agrees]
-    Album(explain, agreeing, train.tensors[0][:50], [3]).draw(
-        tmp_path, explain.evaluate([agreeing]), explain.global_interpretation([agreeing])
-    )
-    assert not (tmp_path / "disagreement.png").exists()
-    assert (tmp_path / "explanation-3.png").exists()
+    judged = explain.evaluate([agreeing]), explain.global_interpretation([agreeing])
+    shown = int(explain(agreeing).classifier_class[0])
+    Album(explain, agreeing, train.tensors[0][:50], [shown]).draw(tmp_path / "some", *judged)
+    assert not (tmp_path / "some" / "disagreement.png").exists()
+    assert (tmp_path / "some" / f"explanation-{shown}.png").exists()
+    Album(explain, agreeing, train.tensors[0][:50], []).draw(tmp_path / "none", *judged)
+    assert not (tmp_path / "none" / "overview.png").exists()
+    assert (tmp_path / "none" / "classes.png").exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_fitted(tmp_path: Path) -> None:
