@@ -15,7 +15,7 @@ from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ClassSelectionError, ConfigurationError
 from ..figures import Figure, local_interpretation, relevance_heatmap, shorten
-from ..interpreter.fitted import FittedInterpreter
+from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import bias_share, contributions, explained, relevance
 
 
@@ -318,26 +318,41 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
     )
 
 
-def interpret_globally(
-    fitted: FittedInterpreter, data: Data, *, samples_per_class: int, agreeing_only: bool, seed: int
-) -> GlobalInterpretation:
-    """r_{j,c} over a stream, in one pass. Unexplained samples take no part in the means.
+class GlobalReading:
+    """r_{j,c} over a stream, batch by batch. Unexplained samples take no part in the means.
 
     Args:
         agreeing_only: leave out the samples on which g and f disagree.
-
-    Raises:
-        EmptyDataError: ``data`` holds no batch.
     """
-    num_classes, head = fitted.view.num_classes, fitted.interpreter.head
-    reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed)
-    seen, disagreeing = torch.zeros(num_classes), torch.zeros(num_classes)
+
+    def __init__(self, fitted: FittedInterpreter, *, samples_per_class: int, agreeing_only: bool, seed: int) -> None:
+        num_classes = fitted.view.num_classes
+        self._fitted, self._agreeing_only = fitted, agreeing_only
+        self._reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed)
+        self._seen, self._disagreeing = torch.zeros(num_classes), torch.zeros(num_classes)
+
+    def add(self, batch: ReadBatch) -> None:
+        """The images of one more batch."""
+        head, num_classes = self._fitted.interpreter.head, self._fitted.view.num_classes
+        classes, agrees = self._fitted.view.kind.prediction(batch.interpreter_logits), batch.agrees.cpu()
+        explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
+        predicted, eligible = classes.cpu(), explained(explanation.contributions).cpu()
+        self._seen += torch.bincount(predicted, minlength=num_classes)
+        self._disagreeing += torch.bincount(predicted[~agrees], minlength=num_classes)
+        self._reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible & agrees if self._agreeing_only else eligible)
+
+    def result(self) -> GlobalInterpretation:
+        """What the batches so far say."""
+        means, counts = self._reservoir.mean()
+        fitted = self._fitted
+        return GlobalInterpretation(means, counts, self._disagreeing / self._seen, fitted.class_names, fitted.class_ids, fitted.notes)
+
+
+def interpret_globally(
+    fitted: FittedInterpreter, data: Data, *, samples_per_class: int, agreeing_only: bool, seed: int
+) -> GlobalInterpretation:
+    """r_{j,c} over ``data``, in one pass, as ``GlobalReading`` gathers it. Raises ``EmptyDataError`` where it holds no batch."""
+    reading = GlobalReading(fitted, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
     for batch in fitted.read(data):
-        predicted, agrees = fitted.view.kind.prediction(batch.interpreter_logits).cpu(), batch.agrees.cpu()
-        explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), predicted.to(batch.attributes.device))
-        eligible = explained(explanation.contributions).cpu()
-        seen += torch.bincount(predicted, minlength=num_classes)
-        disagreeing += torch.bincount(predicted[~agrees], minlength=num_classes)
-        reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible & agrees if agreeing_only else eligible)
-    means, counts = reservoir.mean()
-    return GlobalInterpretation(means, counts, disagreeing / seen, fitted.class_names, fitted.class_ids, fitted.notes)
+        reading.add(batch)
+    return reading.result()
