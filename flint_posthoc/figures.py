@@ -6,8 +6,11 @@ colour-blind readers.
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +43,11 @@ def as_picture(pixels: np.ndarray) -> np.ndarray:
     """(channels, H, W) pixels in [0, 1] as matplotlib wants them: (H, W) grey, (H, W, 3) colour; other channel counts show their mean."""
     clipped = np.clip(np.asarray(pixels, dtype=np.float32), 0, 1)
     return np.moveaxis(clipped, 0, -1) if clipped.shape[0] == 3 else clipped.mean(axis=0)
+
+
+def as_arrays(images: Iterable[Any]) -> list[np.ndarray]:
+    """Each of a stack of tensors as an array."""
+    return [image.detach().cpu().numpy() for image in images]
 
 
 def show_image(axes: Any, pixels: np.ndarray, title: str = "") -> None:
@@ -129,6 +137,82 @@ def picture_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], ro
     return figure
 
 
+def maximization_rows(starts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+    """The image that each picture started from above the picture, at most eight columns side by side."""
+    columns = min(8, max(1, len(titles)))
+    blocks = math.ceil(len(titles) / columns)
+    figure = new_figure(1.35 * columns + 0.3, 3.0 * blocks + 0.5)
+    grid = figure.subplots(2 * blocks, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for number, (start, picture, title) in enumerate(zip(starts, pictures, titles, strict=True)):
+        block, column = divmod(number, columns)
+        show_image(grid[2 * block, column], start, title)
+        show_image(grid[2 * block + 1, column], picture)
+    for axes in grid.ravel():
+        axes.title.set_fontsize(6)
+    figure.suptitle("An image, and what its attribute wants to see more of (AM+PI)", fontsize=10)
+    return figure
+
+
+def show_heat(axes: Any, heat: np.ndarray, title: str = "") -> None:
+    """A signed map (H, W) in [-1, 1]: blue speaks for, red against."""
+    axes.imshow(heat, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
+
+
+def contrast_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Figure:
+    """Rows of an image, its reconstruction, the same without an attribute, and the signed difference (mean over channels, scaled)."""
+    columns = ("image", "from its attributes", "without this one", "what it adds")
+    figure = new_figure(1.5 * len(columns) + 0.6, 1.55 * len(rows) + 0.5)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for number, (row, title) in enumerate(zip(rows, titles, strict=True)):
+        for axes, pixels, heading in zip(grid[number], row[:3], columns, strict=False):
+            show_image(axes, pixels, heading if number == 0 else "")
+        show_heat(grid[number, 3], unit_heat(row[3].sum(axis=0)), columns[3] if number == 0 else "")
+        grid[number, 0].text(-0.1, 0.5, title, transform=grid[number, 0].transAxes, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def pair_card(
+    exemplars: Sequence[np.ndarray],
+    heat: Sequence[np.ndarray],
+    drawn: Sequence[np.ndarray],
+    decoded: Sequence[np.ndarray],
+    *,
+    heading: str,
+    picture_note: str,
+) -> Figure:
+    """Exemplars above their maps; to the right the drawn picture above the decoder's contrast. Each list may be empty."""
+    columns = max(len(exemplars), 1) + 3
+    figure = new_figure(1.5 * columns, 3.6)
+    grid = figure.subplots(2, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for column, pixels in enumerate(exemplars):
+        show_image(grid[0, column], pixels, "strongest in" if column == 0 else "")
+    for column, values in enumerate(heat):
+        show_heat(grid[1, column], values, "seen where" if column == 0 else "")
+    right = len(grid[0]) - 3
+    grid[0, right].set_title(picture_note, fontsize=8, loc="left")
+    for pixels in drawn:
+        show_image(grid[0, right], pixels)
+        grid[0, right].set_title(f"AM+PI: {picture_note}", fontsize=8, loc="left")
+    for axes, pixels, title in zip(grid[1, right:], decoded[:2], ("decoded", "without it"), strict=False):
+        show_image(axes, pixels, title)
+    for pixels in decoded[2:]:
+        show_heat(grid[1, -1], unit_heat(pixels.sum(axis=0)), "it adds")
+    figure.suptitle(shorten(heading, 90), fontsize=10)
+    return figure
+
+
+def unit_heat(heat: np.ndarray) -> np.ndarray:
+    """``heat`` scaled so that its largest absolute value is 1; all zero stays so."""
+    peak = float(np.abs(heat).max(initial=0))
+    return heat / peak if peak > 0 else heat
+
+
 class ExplainedImage(NamedTuple):
     """One row of ``explained_images``: an image, its strongest attributes, and images on which each of those is strongest."""
 
@@ -194,6 +278,18 @@ def _strip(axes: Any, images: Sequence[np.ndarray], place: float) -> None:
     for column, pixels in enumerate(images):
         extent = (column + 0.04, column + 0.96, place + 0.46, place - 0.46)
         axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="antialiased", extent=extent)
+
+
+def as_html(figures: Sequence[Figure], text: str) -> str:
+    """For notebooks: ``text``, escaped, above the figures as inline pictures."""
+    pictures = "".join(f'<img style="max-width:100%" src="data:image/png;base64,{_base64(figure)}">' for figure in figures)
+    return f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>{pictures}'
+
+
+def _base64(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def save(figure: Figure, path: str | Path) -> Path:

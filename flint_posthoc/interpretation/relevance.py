@@ -14,9 +14,11 @@ from ..arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits
 from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ClassSelectionError, ConfigurationError
-from ..figures import Figure, local_interpretation, relevance_heatmap, shorten
+from ..figures import Figure, as_html, local_interpretation, relevance_heatmap, shorten
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import bias_share, contributions, explained, relevance
+
+SHOWN_IN_NOTEBOOK = 4  # images of a local interpretation that are drawn at once
 
 
 class AttributeRelevance(NamedTuple):
@@ -118,6 +120,9 @@ class LocalInterpretation:
         heading = f"Which attributes speak for {shorten(self.class_names[int(self.explained_class[index])])!r}?"
         attributes, values = [entry.attribute for entry in entries], [entry.relevance for entry in entries]
         return local_interpretation(self.pixels[index].cpu().numpy(), attributes, values, heading=heading, warning=self.caveat(index))
+
+    def _repr_html_(self) -> str:
+        return as_html([self.plot(index) for index in range(min(len(self), SHOWN_IN_NOTEBOOK))], str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the pixels; ``agrees`` travels with every row."""
@@ -242,6 +247,9 @@ class GlobalInterpretation:
         """The class-attribute heat map."""
         return relevance_heatmap(self.relevance.numpy(), self.class_names, heading="Which attributes make up each class?")
 
+    def _repr_html_(self) -> str:
+        return as_html([self.plot()], str(self))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes ``None``: the class was never predicted."""
         return {
@@ -319,11 +327,7 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
 
 
 class GlobalReading:
-    """r_{j,c} over a stream, batch by batch. Unexplained samples take no part in the means.
-
-    Args:
-        agreeing_only: leave out the samples on which g and f disagree.
-    """
+    """r_{j,c} over a stream, batch by batch. Unexplained samples take no part in the means, nor where asked for those that disagree."""
 
     def __init__(self, fitted: FittedInterpreter, *, samples_per_class: int, agreeing_only: bool, seed: int) -> None:
         num_classes = fitted.view.num_classes
@@ -333,19 +337,18 @@ class GlobalReading:
 
     def add(self, batch: ReadBatch) -> None:
         """The images of one more batch."""
-        head, num_classes = self._fitted.interpreter.head, self._fitted.view.num_classes
-        classes, agrees = self._fitted.view.kind.prediction(batch.interpreter_logits), batch.agrees.cpu()
+        head, view = self._fitted.interpreter.head, self._fitted.view
+        classes, agrees = view.kind.prediction(batch.interpreter_logits), batch.agrees.cpu()
         explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
         predicted, eligible = classes.cpu(), explained(explanation.contributions).cpu()
-        self._seen += torch.bincount(predicted, minlength=num_classes)
-        self._disagreeing += torch.bincount(predicted[~agrees], minlength=num_classes)
+        self._seen += torch.bincount(predicted, minlength=view.num_classes)
+        self._disagreeing += torch.bincount(predicted[~agrees], minlength=view.num_classes)
         self._reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible & agrees if self._agreeing_only else eligible)
 
     def result(self) -> GlobalInterpretation:
         """What the batches so far say."""
-        means, counts = self._reservoir.mean()
-        fitted = self._fitted
-        return GlobalInterpretation(means, counts, self._disagreeing / self._seen, fitted.class_names, fitted.class_ids, fitted.notes)
+        fitted, disagreement = self._fitted, self._disagreeing / self._seen
+        return GlobalInterpretation(*self._reservoir.mean(), disagreement, fitted.class_names, fitted.class_ids, fitted.notes)
 
 
 def interpret_globally(

@@ -1,0 +1,163 @@
+"""A card for each class-attribute pair: its exemplars, seen through AM+PI, input attribution and the decoder (paper, section 4.2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data import Data
+from ..figures import Figure, as_arrays, as_html, pair_card
+from ..interpreter.fitted import FittedInterpreter
+from .attribution import AttributionSettings, attribute_pixels
+from .contrast import contrast
+from .exemplars import Exemplar, Exemplars, PairLike, find_exemplars
+from .maximization import MaximizationSettings, maximize, preset_for
+from .relevance import ClassAttributePair
+
+DEFAULT_ATTRIBUTION = AttributionSettings()
+Progress = Callable[[int], None]  # told how many more pictures were drawn
+
+
+class DrawnPicture(NamedTuple):
+    """What AM+PI drew from a pair's first exemplar."""
+
+    pixels: Tensor  # (channels, height, width) in [0, 1]
+    initial_activation: float  # φ_j of the exemplar
+    final_activation: float  # φ_j of the picture as a person gets it
+    rose: bool
+
+
+class AttributionMap(NamedTuple):
+    """Where in each exemplar the attribute is seen."""
+
+    heat: Tensor  # (exemplars, height, width) in [-1, 1]
+    method: str
+    reason: str
+    exact: bool
+    sanity: str  # how the method's maps change when the network is randomised, in words; empty where that was not checked
+    empty: tuple[bool, ...]
+
+
+class ContrastPictures(NamedTuple):
+    """What the decoder draws of the first exemplar with the attribute, without it, and what the attribute adds (signed)."""
+
+    whole: Tensor
+    without: Tensor
+    difference: Tensor
+
+
+@dataclass(frozen=True)
+class PairCard:
+    """Everything there is to see of an attribute in a class.
+
+    Attributes:
+        exemplars: strongest first, perhaps none.  pixels: the same in [0, 1].  candidates: images of the class that were seen.
+        picture: ``None``: not drawn, for want of time or of an exemplar.
+    """
+
+    pair: ClassAttributePair
+    class_name: str
+    exemplars: tuple[Exemplar, ...]
+    pixels: tuple[Tensor, ...]
+    candidates: int
+    picture: DrawnPicture | None = None
+    attribution: AttributionMap | None = None
+    contrast: ContrastPictures | None = None
+
+    @property
+    def title(self) -> str:
+        """The pair in words."""
+        return f"φ{self.pair.attribute} in {self.class_name!r}, relevance {self.pair.relevance:+.2f}"
+
+    @property
+    def picture_note(self) -> str:
+        """How far the attribute rose in its picture, or why there is none."""
+        if self.picture is None:
+            return "not drawn"
+        rise = f"φ{self.pair.attribute} {self.picture.initial_activation:.2f} → {self.picture.final_activation:.2f}"
+        return rise if self.picture.rose else f"{rise}: did not rise"
+
+    def plot(self) -> Figure:
+        """Exemplars and their maps, the drawn picture, and the decoder's contrast."""
+        heat = [] if self.attribution is None else as_arrays(self.attribution.heat)
+        drawn = [] if self.picture is None else as_arrays([self.picture.pixels])
+        decoded = [] if self.contrast is None else as_arrays(self.contrast)
+        return pair_card(as_arrays(self.pixels), heat, drawn, decoded, heading=self.title, picture_note=self.picture_note)
+
+    def _repr_html_(self) -> str:
+        return as_html([self.plot()], self.title)
+
+
+def draw_cards(
+    fitted: FittedInterpreter,
+    data: Data,
+    pairs: Iterable[PairLike],
+    *,
+    k: int = 3,
+    budget_seconds: float = 240.0,
+    maximization: MaximizationSettings | None = None,
+    attribution: AttributionSettings = DEFAULT_ATTRIBUTION,
+    progress: Progress = lambda drawn: None,
+) -> list[PairCard]:
+    """The cards of ``pairs``, in their order, from one pass over ``data``.
+
+    Pictures are drawn from each pair's strongest exemplar, by falling relevance, until ``budget_seconds`` are spent.
+
+    Raises:
+        ConfigurationError: a pair that does not exist, k < 1. DataError.
+    """
+    deadline = time.monotonic() + budget_seconds
+    found = find_exemplars(fitted, data, pairs, k=k)
+    cards = _attributed(fitted, _bare(found), attribution)
+    return _drawn(fitted, cards, maximization or preset_for(fitted.image_shape), deadline, progress)
+
+
+def _bare(found: Exemplars) -> list[PairCard]:
+    rows = zip(found.pairs, found.found, found.pixels, found.candidates, strict=True)
+    return [PairCard(pair, found.class_names[pair.class_index], *rest) for pair, *rest in rows]
+
+
+def _attributed(fitted: FittedInterpreter, cards: list[PairCard], settings: AttributionSettings) -> list[PairCard]:
+    """With maps of all exemplars, and the contrast of the first."""
+    return [_with_maps(fitted, card, settings) if card.exemplars else card for card in cards]
+
+
+def _with_maps(fitted: FittedInterpreter, card: PairCard, settings: AttributionSettings) -> PairCard:
+    images, attribute = torch.stack([exemplar.image for exemplar in card.exemplars]), card.pair.attribute
+    maps = attribute_pixels(fitted, images, attribute=attribute, settings=settings)
+    sanity = "" if maps.sanity is None else str(maps.sanity)
+    seen = AttributionMap(maps.heat(), maps.method, maps.reason, maps.exact, sanity, tuple(maps.empty.tolist()))
+    decoded = contrast(fitted, images[:1], attribute)
+    pictures = ContrastPictures(*(part[0].cpu() for part in (decoded.whole, decoded.without, decoded.difference)))
+    return replace(card, attribution=seen, contrast=pictures)
+
+
+def _drawn(
+    fitted: FittedInterpreter, cards: list[PairCard], settings: MaximizationSettings, deadline: float, progress: Progress
+) -> list[PairCard]:
+    """With pictures, as many as there is time for; a batch that would end after the deadline is not begun."""
+    drawn = list(cards)
+    order = sorted((index for index, card in enumerate(cards) if card.exemplars), key=lambda index: -abs(cards[index].pair.relevance))
+    longest = 0.0
+    for first in range(0, len(order), settings.batch_size):
+        started = time.monotonic()
+        if started + longest > deadline:
+            break
+        chosen = order[first : first + settings.batch_size]
+        for index, picture in zip(chosen, _pictures(fitted, [cards[index] for index in chosen], settings), strict=True):
+            drawn[index] = replace(cards[index], picture=picture)
+        longest = max(longest, time.monotonic() - started)
+        progress(len(chosen))
+    return drawn
+
+
+def _pictures(fitted: FittedInterpreter, cards: Sequence[PairCard], settings: MaximizationSettings) -> list[DrawnPicture]:
+    images = torch.stack([card.exemplars[0].image for card in cards])
+    found = maximize(fitted, images, [card.pair.attribute for card in cards], settings=settings)
+    columns = found.pixels.cpu(), found.initial_activation.tolist(), found.final_activation.tolist(), found.rose.tolist()
+    return [DrawnPicture(*row) for row in zip(*columns, strict=True)]

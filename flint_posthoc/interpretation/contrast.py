@@ -1,0 +1,60 @@
+"""The decoder with and without an attribute: d(Φ(x)) beside d(Φ(x) without φ_j) (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..arrays import Images, PerImage
+from ..figures import Figure, contrast_rows
+from ..interpreter.fitted import FittedInterpreter
+from .targets import attribute_of_each
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What the decoder draws with an attribute, and without it. Pixels in [0, 1] up to the decoder's error, at its resolution.
+
+    Attributes:
+        attributes: (B,), the attribute of each image.  activation: (B,) φ_j(x); where it is 0 both pictures are the same.
+        image: x itself, (B, channels, H, W).  whole: d(Φ(x)).  without: d(Φ(x)) with φ_j = 0, both (B, channels, h, w).
+    """
+
+    attributes: Tensor
+    activation: PerImage
+    image: Images
+    whole: Images
+    without: Images
+
+    @property
+    def difference(self) -> Images:
+        """What the attribute adds: ``whole`` - ``without``, signed."""
+        return self.whole - self.without
+
+    def plot(self) -> Figure:
+        """One row an image: x, d(Φ(x)), the same without the attribute, and the difference."""
+        pictures = (self.image, self.whole, self.without, self.difference)
+        titles = [f"φ{attribute}" for attribute in self.attributes.tolist()]
+        return contrast_rows([[*row] for row in zip(*(part.cpu().numpy() for part in pictures), strict=True)], titles)
+
+
+@torch.no_grad()
+def contrast(fitted: FittedInterpreter, images: Tensor, attributes: int | Sequence[int] | Tensor) -> Contrast:
+    """d(Φ(x)) with and without one attribute an image.
+
+    Args:
+        images: (B, channels, H, W) as the classifier sees them.
+        attributes: one for all images, or one each.
+
+    Raises:
+        ConfigurationError: an attribute that does not exist, or another number of them than images. ImageShapeError.
+    """
+    batch = next(fitted.read([images]))
+    chosen = attribute_of_each(attributes, len(batch.images), fitted.interpreter.num_attributes).to(batch.attributes.device)
+    silenced = batch.attributes.scatter(1, chosen[:, None], 0.0)
+    whole, without = (fitted.normalization.denormalize(fitted.interpreter.decoder(phi)) for phi in (batch.attributes, silenced))
+    activation = batch.attributes.gather(1, chosen[:, None])[:, 0]
+    return Contrast(chosen, activation, fitted.normalization.denormalize(batch.images), whole, without)

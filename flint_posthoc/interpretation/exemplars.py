@@ -1,0 +1,155 @@
+"""Maximum activating samples (MAS): the images of a class on which an attribute is strongest (paper, section 4.1)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from ..arrays import ClassIndex
+from ..data import Data
+from ..errors import ConfigurationError, MissingLabelsError
+from ..figures import Figure, as_arrays, strips
+from ..interpreter.fitted import FittedInterpreter, ReadBatch
+from .relevance import ClassAttributePair
+
+PairLike: TypeAlias = ClassAttributePair | tuple[int, int]  # (attribute, class index)
+
+
+class Exemplar(NamedTuple):
+    """An image of a class on which an attribute fires."""
+
+    position: int  # of the image in the data, counted from 0
+    activation: float  # φ_j(x) > 0
+    image: Tensor  # (channels, height, width), as the classifier sees it, on the CPU
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """For each pair its strongest images.
+
+    Attributes:
+        found: one tuple a pair, strongest first (ties: the earlier image). Fewer than k, perhaps none, where the attribute fires on fewer.
+        candidates: how many images of the pair's class there were.
+        pixels: the images of ``found`` in [0, 1].
+    """
+
+    pairs: tuple[ClassAttributePair, ...]
+    found: tuple[tuple[Exemplar, ...], ...]
+    candidates: tuple[int, ...]
+    pixels: tuple[tuple[Tensor, ...], ...]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def title(self, index: int) -> str:
+        """Pair ``index`` in words."""
+        pair = self.pairs[index]
+        missing = "" if self.found[index] else f" (no image of {self.candidates[index]})"
+        return f"φ{pair.attribute}: {self.class_names[pair.class_index]}{missing}"
+
+    def plot(self) -> Figure:
+        """A row of images for each pair."""
+        titles = [self.title(index) for index in range(len(self))]
+        return strips(titles, [as_arrays(images) for images in self.pixels], heading="Where each attribute is strongest")
+
+    def __str__(self) -> str:
+        lines = [f"Exemplars of {len(self)} class-attribute pairs"]
+        for index, exemplars in enumerate(self.found):
+            parts = ", ".join(f"image {exemplar.position} ({exemplar.activation:.2f})" for exemplar in exemplars)
+            lines.append(f"{self.title(index)}  {parts}".rstrip())
+        return "\n".join(lines)
+
+
+def _predicted(fitted: FittedInterpreter, batch: ReadBatch) -> ClassIndex:
+    return fitted.view.kind.prediction(batch.interpreter_logits)
+
+
+def _labelled(fitted: FittedInterpreter, batch: ReadBatch) -> ClassIndex:
+    if batch.labels is None:
+        raise MissingLabelsError("exemplars by true class need labels, and this data has none; by='interpreter' takes g's predictions")
+    return batch.labels
+
+
+CLASS_OF: dict[str, Callable[[FittedInterpreter, ReadBatch], ClassIndex]] = {"interpreter": _predicted, "label": _labelled}
+
+
+def checked_pairs(fitted: FittedInterpreter, pairs: Iterable[PairLike]) -> tuple[ClassAttributePair, ...]:
+    """``pairs`` with their classes and attributes checked; a plain (attribute, class) gets relevance NaN.
+
+    Raises:
+        ConfigurationError: a pair that does not exist.
+    """
+    limits = (fitted.interpreter.num_attributes, fitted.view.num_classes)
+    checked = [pair if isinstance(pair, ClassAttributePair) else ClassAttributePair(*pair, relevance=float("nan")) for pair in pairs]
+    for pair in checked:
+        if not (0 <= pair.attribute < limits[0] and 0 <= pair.class_index < limits[1]):
+            raise ConfigurationError(
+                f"there is no pair of attribute {pair.attribute} and class {pair.class_index}: "
+                f"attributes are 0 to {limits[0] - 1}, classes 0 to {limits[1] - 1}"
+            )
+    return tuple(checked)
+
+
+class ExemplarSearch:
+    """Keeps the k strongest images of each pair while batches go by; memory O(pairs · k)."""
+
+    def __init__(self, fitted: FittedInterpreter, pairs: Iterable[PairLike], *, k: int = 3, by: str = "interpreter") -> None:
+        if k < 1 or by not in CLASS_OF:
+            raise ConfigurationError(f"exemplars need k of at least 1 and by one of {sorted(CLASS_OF)}, got k={k} and by={by!r}")
+        self._fitted, self._k, self._class_of = fitted, k, CLASS_OF[by]
+        self._pairs = checked_pairs(fitted, pairs)
+        self._found: list[list[Exemplar]] = [[] for _ in self._pairs]
+        self._of_class: dict[int, list[int]] = defaultdict(list)
+        for index, pair in enumerate(self._pairs):
+            self._of_class[pair.class_index].append(index)
+        self._images_of_class: dict[int, int] = defaultdict(int)
+        self._seen = 0
+
+    def add(self, batch: ReadBatch) -> None:
+        """The images of one more batch."""
+        classes, attributes = self._class_of(self._fitted, batch).cpu(), batch.attributes.cpu()
+        for class_index in classes.unique().tolist():
+            members = (classes == class_index).nonzero().flatten()
+            self._images_of_class[class_index] += len(members)
+            for index in self._of_class.get(class_index, ()):
+                self._merge(index, members, attributes[members, self._pairs[index].attribute], batch.images)
+        self._seen += len(classes)
+
+    def _merge(self, index: int, members: Tensor, activations: Tensor, images: Tensor) -> None:
+        kept = self._found[index]
+        floor = kept[-1].activation if len(kept) == self._k else 0.0
+        order = activations.argsort(descending=True, stable=True)[: self._k]
+        for row, activation in zip(members[order].tolist(), activations[order].tolist(), strict=True):
+            if activation > floor:
+                kept.append(Exemplar(self._seen + row, activation, images[row].to("cpu", copy=True)))
+        kept.sort(key=lambda exemplar: (-exemplar.activation, exemplar.position))
+        del kept[self._k :]
+
+    def result(self) -> Exemplars:
+        """What was found so far."""
+        pixels = [tuple(self._pixels(exemplars)) for exemplars in self._found]
+        candidates = tuple(self._images_of_class[pair.class_index] for pair in self._pairs)
+        return Exemplars(self._pairs, tuple(map(tuple, self._found)), candidates, tuple(pixels), self._fitted.class_names)
+
+    def _pixels(self, exemplars: Sequence[Exemplar]) -> Iterable[Tensor]:
+        return (self._fitted.normalization.denormalize(exemplar.image[None])[0].clamp(0, 1) for exemplar in exemplars)
+
+
+def find_exemplars(fitted: FittedInterpreter, data: Data, pairs: Iterable[PairLike], *, k: int = 3, by: str = "interpreter") -> Exemplars:
+    """The ``k`` strongest images of each pair, from one pass over ``data``.
+
+    Args:
+        by: "interpreter": images of the class that g predicts; "label": of the true class.
+
+    Raises:
+        ConfigurationError: a pair that does not exist, k < 1, another word. MissingLabelsError: by label, without labels. DataError.
+    """
+    search = ExemplarSearch(fitted, pairs, k=k, by=by)
+    for batch in fitted.read(data):
+        search.add(batch)
+    return search.result()

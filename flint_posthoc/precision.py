@@ -1,0 +1,31 @@
+"""Where bfloat16 pays, and the context that uses it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from .errors import ConfigurationError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether this device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, CPUs with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # from torch 2.10 on
+    return device.type == "cpu" and bool(tell().get("amx_bf16", False))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """A context in which convolutions and matrix products run in ``precision``; "auto": bfloat16 where it pays.
+
+    Raises:
+        ConfigurationError: an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    use = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=use)
