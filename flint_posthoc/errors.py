@@ -21,6 +21,10 @@ class ClassSelectionError(ConfigurationError):
     """``classes=[...]`` or ``for_class=`` names a class that the classifier does not have, or names one twice."""
 
 
+class AttributionError(ConfigurationError):
+    """A method of attributing to pixels does not hold on this network, or is unknown; the message proposes another one."""
+
+
 class UnsupportedClassifierError(FlintError, TypeError):
     """The object is no ``nn.Module`` whose hidden layers can be read (traced, scripted, exported, lazy …)."""
 

@@ -85,6 +85,7 @@ class TapReader(nn.Module):
     def __init__(self, channels: int, maps: int, kernel_size: int, stride: tuple[int, int]) -> None:
         super().__init__()
         self.convolution = _convolution(channels, maps, kernel_size, stride)
+        self.activation = nn.ReLU()  # a module of its own, as are all of Ψ's: guided backpropagation sees no functional ones
         self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -99,10 +100,10 @@ class TapReader(nn.Module):
     def forward(self, maps: Maps) -> Maps:
         scale, shift = self.scale.view(1, -1, 1, 1), self.shift.view(1, -1, 1, 1)
         if self.convolution.kernel_size != (1, 1):
-            return self.convolution((maps - shift) * scale).relu()
+            return self.activation(self.convolution((maps - shift) * scale))
         weight = self.convolution.weight * scale
         offset = F.conv2d(shift, weight)
-        return (F.conv2d(maps, weight, self.convolution.bias, stride=self.convolution.stride) - offset).relu()
+        return self.activation(F.conv2d(maps, weight, self.convolution.bias, stride=self.convolution.stride) - offset)
 
 
 class AttributeNetwork(nn.Module):
@@ -135,9 +136,11 @@ class AttributeNetwork(nn.Module):
         self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)
         width = hidden * len(tap_shapes)
         self.merge = None if config.merge_kernel_size is None else _convolution(width, hidden, config.merge_kernel_size)
+        self.merge_activation = nn.ReLU()
         pooled = (width if self.merge is None else hidden) * self.pool[0] * self.pool[1]
         self.mix = nn.Identity() if config.hidden_units is None else nn.Sequential(nn.Linear(pooled, config.hidden_units), nn.ReLU())
         self.linear = nn.Linear(config.hidden_units or pooled, num_attributes)
+        self.activation = nn.ReLU()
 
     def _stride(self, shape: MapShape) -> tuple[int, int]:
         return (max(1, round(shape[1] / self.grid[0])), max(1, round(shape[2] / self.grid[1]))) if self.config.strided else (1, 1)
@@ -171,7 +174,7 @@ class AttributeNetwork(nn.Module):
         """What the last linear layer reads: (B, hidden_units), or without that layer the pooled maps, flat."""
         maps = [area_resize(read(tap), self.grid) for read, tap in zip(self.taps, self.reduced(activations), strict=True)]
         together = torch.cat(maps, dim=1)
-        merged = together if self.merge is None else self.merge(together).relu()
+        merged = together if self.merge is None else self.merge_activation(self.merge(together))
         mixed: Tensor = self.mix(area_resize(merged, self.pool).flatten(1))
         return mixed
 
@@ -180,7 +183,7 @@ class AttributeNetwork(nn.Module):
         return self.linear(F.dropout(self.features(activations), self.config.dropout, self.training))
 
     def forward(self, activations: Activations) -> Attributes:
-        return self.preactivations(activations).relu()
+        return self.activation(self.preactivations(activations))
 
     @torch.no_grad()
     def initialize_from(self, activations: Activations, bias: float) -> None:

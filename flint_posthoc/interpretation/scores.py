@@ -1,0 +1,157 @@
+"""From pixels to the numbers that are attributed to them, as one module whose layers can be hooked: images → Φ(x), or g's or f's logits."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Activations, Images
+from ..classifier.taps import frozen
+from ..classifier.view import OpenView
+from ..errors import AttributionError
+from ..interpreter.attributes import AttributeNetwork, TapReader
+from ..interpreter.fitted import FittedInterpreter
+
+
+class PixelScores(nn.Module):
+    """Images (B, channels, H, W) → scores (B, S), one column an attribute or a class.
+
+    f, Ψ and h are submodules, so that whoever walks over the modules finds their layers; the pass stops at the deepest tap where it can.
+    ``maps`` are the places where Ψ takes over each tap in canonical form (B, channels, h, w).
+    """
+
+    def __init__(self, run: OpenView, fitted: FittedInterpreter, score: Score) -> None:
+        super().__init__()
+        self.classifier: nn.Module = fitted.view.model
+        self.attribute_network: nn.Module = fitted.interpreter.attribute_network
+        self.head: nn.Module = fitted.interpreter.head
+        self.maps = nn.ModuleList(nn.Identity() for _ in fitted.view.layouts)
+        self.run, self._score = run, score
+
+    def activations(self, images: Images) -> Activations:
+        """f_I(x)."""
+        return tuple(place(taps) for place, taps in zip(self.maps, self.run.activations(images), strict=True))
+
+    def forward(self, images: Images) -> Tensor:
+        return self._score(self, images)
+
+
+Score: TypeAlias = Callable[[PixelScores, Images], Tensor]
+
+
+def attribute_scores(network: PixelScores, images: Images) -> Tensor:
+    """Φ(x), (B, J)."""
+    attributes: Tensor = network.attribute_network(network.activations(images))
+    return attributes
+
+
+def preactivation_scores(network: PixelScores, images: Images) -> Tensor:
+    """Φ(x) before its ReLU, (B, J): where φ_j fires its gradient is the same, where it does not there still is one."""
+    preactivations: Tensor = network.attribute_network.preactivations(network.activations(images))  # type: ignore[operator]
+    return preactivations
+
+
+def interpreter_scores(network: PixelScores, images: Images) -> Tensor:
+    """g's logits (B, C)."""
+    logits: Tensor = network.head(attribute_scores(network, images))
+    return logits
+
+
+def classifier_scores(network: PixelScores, images: Images) -> Tensor:
+    """f's logits over the explained classes (B, C)."""
+    return network.run(images).logits
+
+
+@contextmanager
+def open_scores(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
+    """A ``PixelScores`` with gradients to the pixels and to nothing else; f, Ψ and the process are left as they were found."""
+    with torch.inference_mode(False), fitted.view.frozen() as run, frozen(fitted.interpreter), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Captum's, of the hooks that it sets; they are gone afterwards
+        torch.set_grad_enabled(True)  # put back by ``frozen``
+        yield PixelScores(run, fitted, score)
+
+
+@contextmanager
+def open_copy(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
+    """The same on copies of f and of the interpreter, for methods that leave attributes on the modules they meet."""
+    with open_scores(copied(fitted), score) as network:
+        yield network
+
+
+def copied(fitted: FittedInterpreter) -> FittedInterpreter:
+    """``fitted`` with copies of f, Ψ, h and d. Raises ``AttributionError`` for a classifier that cannot be copied."""
+    try:
+        with torch.inference_mode(False):
+            model = copy.deepcopy(fitted.view.model)
+    except (RuntimeError, TypeError) as error:  # of non-leaf tensors and locks kept as attributes
+        raise AttributionError(f"this needs a copy of the classifier, which cannot be copied: {error}") from error
+    return replace(fitted, view=replace(fitted.view, model=model), interpreter=copy.deepcopy(fitted.interpreter))
+
+
+class LayeredReader(nn.Module):
+    """A ``TapReader`` as plain layers: its fixed shift and scale folded into a convolution or put into a batch norm."""
+
+    def __init__(self, reader: TapReader) -> None:
+        super().__init__()
+        source = reader.convolution
+        self.standardize: nn.Module | None = None
+        self.convolution = copy.deepcopy(source)
+        if source.kernel_size == (1, 1):
+            weight = source.weight * reader.scale.view(1, -1, 1, 1)
+            bias = torch.zeros(len(weight)).to(weight) if source.bias is None else source.bias
+            self.convolution.weight = nn.Parameter(weight)
+            self.convolution.bias = nn.Parameter(bias - (weight[:, :, 0, 0] @ reader.shift))
+        else:
+            self.standardize = _fixed_norm(reader.shift, reader.scale)
+        self.activation = nn.ReLU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        standardized = maps if self.standardize is None else self.standardize(maps)
+        return self.activation(self.convolution(standardized))
+
+
+def _fixed_norm(shift: Tensor, scale: Tensor) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(len(shift), eps=0.0).to(shift)
+    norm.running_mean, norm.running_var, norm.weight = shift.clone(), torch.ones_like(shift), nn.Parameter(scale.clone())
+    return norm
+
+
+class LayeredAttributeNetwork(nn.Module):
+    """Ψ once more with the same outputs, every step between its reshapes an ``nn`` layer of its own, as LRP needs it."""
+
+    def __init__(self, network: AttributeNetwork) -> None:
+        super().__init__()
+        shapes = zip(network.tap_shapes, network.reduced_shapes, strict=True)
+        self.reduce = nn.ModuleList(_pool(full[1:], reduced[1:]) for full, reduced in shapes)
+        self.taps = nn.ModuleList(LayeredReader(reader) for reader in network.taps)  # type: ignore[arg-type]
+        read = [self._read_shape(network, index) for index in range(len(network.taps))]
+        self.align = nn.ModuleList(_pool(shape, network.grid) for shape in read)
+        self.merge = nn.Sequential() if network.merge is None else nn.Sequential(copy.deepcopy(network.merge), nn.ReLU())
+        self.pool = _pool(network.grid, network.pool)
+        self.mix = nn.Sequential() if isinstance(network.mix, nn.Identity) else copy.deepcopy(network.mix)
+        self.linear, self.activation = copy.deepcopy(network.linear), nn.ReLU()
+
+    @staticmethod
+    @torch.no_grad()
+    def _read_shape(network: AttributeNetwork, index: int) -> tuple[int, ...]:
+        return tuple(network.taps[index](torch.zeros(1, *network.reduced_shapes[index]).to(network.linear.weight)).shape[2:])
+
+    def preactivations(self, activations: Activations) -> Tensor:
+        """φ before its ReLU."""
+        steps = zip(self.reduce, self.taps, self.align, activations, strict=True)
+        together = torch.cat([align(read(reduce(maps))) for reduce, read, align, maps in steps], dim=1)
+        return self.linear(self.mix(self.pool(self.merge(together)).flatten(1)))
+
+    def forward(self, activations: Activations) -> Tensor:
+        return self.activation(self.preactivations(activations))
+
+
+def _pool(size: tuple[int, ...], target: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential() if tuple(size) == tuple(target) else nn.AdaptiveAvgPool2d((target[0], target[1]))
