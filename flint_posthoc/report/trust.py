@@ -1,0 +1,133 @@
+"""How far to trust the explanations, in words and figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..evaluation.evaluation import Evaluation
+from .charts import Curve, curve
+from .content import ReportContent
+from .names import Name, counted, percent, symbol
+
+VERDICTS = (  # (least fidelity, what it means)
+    (0.95, "The interpreter repeats the classifier closely, so its reasons are a good guide to what the classifier looks at."),
+    (
+        0.85,
+        "The interpreter repeats the classifier most of the time: its reasons are a fair guide to common cases, a weak one to rare ones.",
+    ),
+    (
+        0.0,
+        "The interpreter often decides otherwise than the classifier: read its reasons as hints, not as an account of the classifier.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that stands out."""
+
+    figure: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes between which classifier and interpreter part."""
+
+    classifier: Name
+    interpreter: Name
+    images: str
+
+
+@dataclass(frozen=True)
+class AttributeList:
+    """Attributes with a common fate: a term and what it means, and the symbols."""
+
+    term: str
+    meaning: str
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The section: a verdict in a sentence, what stands out, every measure, the curve, and where the two part."""
+
+    images: int
+    verdict: str
+    disagreement: str
+    tiles: tuple[Tile, ...]
+    rows: tuple[tuple[str, str, str], ...]
+    conciseness: Curve
+    confusions: tuple[Confusion, ...]
+    confusions_left: int
+    idle: tuple[AttributeList, ...]
+
+
+def trust(content: ReportContent, names: tuple[Name, ...]) -> Trust:
+    """The section on how far to trust what follows."""
+    evaluation, confusions = content.survey.evaluation, content.survey.confusions
+    limit = content.limits.confusions
+    shown = tuple(Confusion(names[f], names[g], counted(images, "image")) for (f, g), images in confusions[:limit])
+    return Trust(
+        evaluation.samples,
+        next(sentence for least, sentence in VERDICTS if evaluation.fidelity >= least),
+        _disagreement(evaluation),
+        _tiles(evaluation),
+        tuple(evaluation.rows()),
+        _conciseness(evaluation),
+        shown,
+        len(confusions) - len(shown),
+        _idle(evaluation),
+    )
+
+
+def disagreements(evaluation: Evaluation) -> int:
+    """The number of images on which g does not decide as f does, or f's unrestricted class is not explained."""
+    return evaluation.samples - round(evaluation.fidelity_inside * evaluation.samples)
+
+
+def _disagreement(evaluation: Evaluation) -> str:
+    differing = disagreements(evaluation)
+    if not differing:
+        return f"On all {evaluation.samples:,} images both decide the same."
+    outside = "" if evaluation.inside_classes == 1 else ", or the classifier's own choice is none of the classes explained here"
+    return (
+        f"On {counted(differing, 'image')} of {evaluation.samples:,} the two part{outside}. There, an explanation tells why the "
+        "interpreter decided, not why the classifier did; such images are marked on this page."
+    )
+
+
+def _tiles(evaluation: Evaluation) -> tuple[Tile, ...]:
+    concise = evaluation.conciseness[2.0]["absolute"]
+    differing = disagreements(evaluation)
+    tiles = [
+        Tile(percent(evaluation.fidelity), "fidelity: interpreter and classifier decide the same"),
+        Tile(f"{differing:,}", f"of {counted(evaluation.samples, 'image')} on which they part"),
+        Tile(f"{len(evaluation.live_attributes)} of {evaluation.num_attributes}", "attributes in use"),
+        Tile("–" if math.isnan(concise) else f"{concise:.1f}", "attributes carry a typical explanation (conciseness, τ = 2)"),
+    ]
+    accuracies = (evaluation.classifier_accuracy, evaluation.interpreter_accuracy)
+    if None not in accuracies:
+        f, g = (percent(share or 0.0) for share in accuracies)
+        tiles.insert(1, Tile(f"{f} / {g}", "accuracy of the classifier / of the interpreter"))
+    return tuple(tiles)
+
+
+def _conciseness(evaluation: Evaluation) -> Curve:
+    counts = evaluation.conciseness
+    series = {
+        "for or against, |r| > 1/τ": [means["absolute"] for means in counts.values()],
+        "for, r > 1/τ": [means["signed"] for means in counts.values()],
+    }
+    return curve(list(counts), series)
+
+
+def _idle(evaluation: Evaluation) -> tuple[AttributeList, ...]:
+    silent = set(evaluation.never_fires)
+    groups = (
+        ("Never fire", "silent on every image", evaluation.never_fires),
+        ("Dead", "fire, but matter for fewer than 0.1 % of the images", tuple(j for j in evaluation.dead_attributes if j not in silent)),
+        ("Duplicates", "follow another attribute so closely that they say nothing new", evaluation.duplicate_attributes),
+    )
+    return tuple(AttributeList(term, meaning, tuple(map(symbol, attributes))) for term, meaning, attributes in groups if attributes)
