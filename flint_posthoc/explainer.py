@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .arrays import Images
 from .artifact import JSON_NAME, TENSORS_NAME, SavedExplainer, load, save
@@ -20,11 +20,9 @@ from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, 
 from .classifier.taps import check_device, no_trace, resolve_layers, unwrap
 from .data import Data, FirstPass, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
-from .evaluation.evaluation import Evaluation, evaluate
-from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
+from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
-from .interpreter.standalone import InterpreterClassifier
 from .learning.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, new_interpreter, preparation_for, with_progress
 from .learning.history import FitHistory
@@ -40,7 +38,7 @@ def automatic_num_attributes(num_classes: int) -> int:
     return min(256, max(25, round(2.5 * num_classes)))
 
 
-class FlintExplainer:
+class FlintExplainer(Explanations):
     """Makes an image classifier explain itself in J learned attributes.
 
     Args:
@@ -117,11 +115,16 @@ class FlintExplainer:
     # ---- what is there ----
 
     @property
-    def fitted(self) -> FittedInterpreter:
-        """The fitted interpreter with its classifier. Raises ``NotFitted`` before ``fit`` or ``from_pretrained``."""
+    def saved(self) -> SavedExplainer:
+        """What a fit or an artefact gave. Raises ``NotFitted`` before ``fit`` or ``from_pretrained``."""
         if self._saved is None:
             raise NotFitted("this FlintExplainer has no interpreter yet; call fit(data), or FlintExplainer.from_pretrained(folder, model)")
-        return self._saved.fitted
+        return self._saved
+
+    @property
+    def fitted(self) -> FittedInterpreter:
+        """The fitted interpreter with its classifier. Raises ``NotFitted``."""
+        return self.saved.fitted
 
     @property
     def interpreter(self) -> Interpreter:
@@ -131,8 +134,7 @@ class FlintExplainer:
     @property
     def history(self) -> FitHistory:
         """Of the last fit."""
-        _ = self.fitted
-        return self._saved.history  # type: ignore[union-attr]
+        return self.saved.history
 
     @property
     def layers(self) -> tuple[str, ...] | None:
@@ -243,49 +245,6 @@ class FlintExplainer:
                 preparation, with_progress(preparation.passes(first_pass), "activations", num_images(data), progress)
             )
 
-    # ---- meaning ----
-
-    def __call__(self, images: Tensor, *, for_class: str | int | Tensor = "interpreter") -> LocalInterpretation:
-        """Why these predictions?
-
-        Args:
-            images: (B, channels, H, W) as the classifier sees them, of the size that was fitted.
-            for_class: which class to explain: "interpreter" (g's prediction), "classifier" (f's), one class, or a tensor (B,) of them.
-
-        Raises:
-            NotFitted, ImageShapeError, NonFinitePixelsError, ClassSelectionError.
-        """
-        return interpret_locally(self.fitted, images, for_class)
-
-    def global_interpretation(
-        self, data: Data, *, samples_per_class: int = 100, agreeing_only: bool = False, seed: int = 0
-    ) -> GlobalInterpretation:
-        """What does each class consist of? One pass; at most ``samples_per_class`` images a class go into a mean, drawn uniformly.
-
-        Raises:
-            NotFitted, DataError; ConfigurationError for ``samples_per_class`` < 1.
-        """
-        return interpret_globally(self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Images:
-        """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
-        fitted = self.fitted
-        attributes = next(fitted.read([images])).attributes
-        return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
-
-    def evaluate(self, data: Data) -> Evaluation:
-        """How far to trust it: all measures in one pass. Labels, where ``data`` has them, are positions in the explained classes.
-
-        Raises:
-            NotFitted, DataError.
-        """
-        return evaluate(self.fitted, data)
-
-    def as_classifier(self) -> InterpreterClassifier:
-        """g as the final model, an ``nn.Module`` on a copy of f cut at the deepest tap; its ``savings`` say what that saves."""
-        return InterpreterClassifier(self.fitted)
-
     # ---- keeping ----
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -294,8 +253,7 @@ class FlintExplainer:
         Raises:
             NotFitted; ArtifactError where the folder cannot be written.
         """
-        _ = self.fitted
-        return save(folder, self._saved)  # type: ignore[arg-type]
+        return save(folder, self.saved)
 
     @classmethod
     def from_pretrained(

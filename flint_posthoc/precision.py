@@ -15,8 +15,9 @@ def bfloat16_pays(device: torch.device) -> bool:
     """Whether this device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, CPUs with AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    tell = getattr(torch.cpu, "get_capabilities", dict)  # from torch 2.10 on
-    return device.type == "cpu" and bool(tell().get("amx_bf16", False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # from torch 2.10 on
+        return False
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -13,10 +13,12 @@ from torch import Tensor
 from ..data import Data
 from ..figures import Figure, as_arrays, as_html, pair_card
 from ..interpreter.fitted import FittedInterpreter
-from .attribution import AttributionSettings, attribute_pixels
+from .ascent import MaximizationSettings, preset_for
+from .attribution import attribute_pixels
 from .contrast import contrast
 from .exemplars import Exemplar, Exemplars, PairLike, find_exemplars
-from .maximization import MaximizationSettings, maximize, preset_for
+from .maximization import maximize
+from .methods import AttributionSettings
 from .relevance import ClassAttributePair
 
 DEFAULT_ATTRIBUTION = AttributionSettings()
@@ -119,7 +121,7 @@ def draw_cards(
 
 def _bare(found: Exemplars) -> list[PairCard]:
     rows = zip(found.pairs, found.found, found.pixels, found.candidates, strict=True)
-    return [PairCard(pair, found.class_names[pair.class_index], *rest) for pair, *rest in rows]
+    return [PairCard(pair, found.class_names[pair.class_index], images, pixels, count) for pair, images, pixels, count in rows]
 
 
 def _attributed(fitted: FittedInterpreter, cards: list[PairCard], settings: AttributionSettings) -> list[PairCard]:

@@ -1,0 +1,146 @@
+"""What a fitted explainer answers. Each method hands one question to the room that knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .arrays import Images
+from .data import Data
+from .evaluation.evaluation import Evaluation, evaluate
+from .interpretation.ascent import MaximizationSettings
+from .interpretation.attribution import Attribution, attribute_pixels
+from .interpretation.cards import PairCard, draw_cards
+from .interpretation.contrast import Contrast, contrast
+from .interpretation.exemplars import Exemplars, PairLike, find_exemplars
+from .interpretation.maximization import Maximization, maximize
+from .interpretation.methods import AttributionSettings
+from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
+from .interpreter.fitted import FittedInterpreter
+from .interpreter.standalone import InterpreterClassifier
+from .report.writing import write_report
+
+
+class Explanations:
+    """The questions that need nothing but ``fitted``. Images are (B, channels, H, W) as the classifier sees them, of the fitted size.
+
+    Every method raises ``NotFitted`` before a fit, ``ImageShapeError``, ``NonFinitePixelsError`` or another ``DataError`` for bad data and
+    ``ConfigurationError`` for a setting out of range.
+    """
+
+    @property
+    def fitted(self) -> FittedInterpreter:
+        """The fitted interpreter with its classifier."""
+        raise NotImplementedError
+
+    # ---- why, and what does a class consist of? ----
+
+    def __call__(self, images: Tensor, *, for_class: str | int | Tensor = "interpreter") -> LocalInterpretation:
+        """Why these predictions?
+
+        Args:
+            for_class: which class to explain: "interpreter" (g's prediction), "classifier" (f's), one class, or a tensor (B,) of them.
+
+        Raises:
+            ClassSelectionError: a class that does not exist.
+        """
+        return interpret_locally(self.fitted, images, for_class)
+
+    def global_interpretation(
+        self, data: Data, *, samples_per_class: int = 100, agreeing_only: bool = False, seed: int = 0
+    ) -> GlobalInterpretation:
+        """What does each class consist of? One pass; at most ``samples_per_class`` images a class go into a mean, drawn uniformly."""
+        return interpret_globally(self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
+
+    # ---- what is an attribute? ----
+
+    def exemplars(self, data: Data, pairs: Iterable[PairLike], *, k: int = 3, by: str = "interpreter") -> Exemplars:
+        """For each pair the ``k`` images of the class on which the attribute is strongest; one pass.
+
+        Args:
+            pairs: of ``global_interpretation(...).pairs()``, or plain (attribute, class).
+            by: "interpreter": images that g predicts as the class; "label": of the true class.
+        """
+        return find_exemplars(self.fitted, data, pairs, k=k, by=by)
+
+    def maximize(
+        self,
+        images: Tensor,
+        attributes: int | Sequence[int] | Tensor,
+        *,
+        settings: MaximizationSettings | None = None,
+        start: str = "image",
+    ) -> Maximization:
+        """Draw what attributes detect (AM+PI), each starting from an image of its own; any number as one batch.
+
+        Args:
+            images: best exemplars of the attributes.  attributes: one for all, or one each.
+            settings: ``None``: our preset for images of this size.
+            start: "image", or "noise" for comparison.
+        """
+        return maximize(self.fitted, images, attributes, settings=settings, start=start)
+
+    def attribution(
+        self,
+        images: Tensor,
+        *,
+        attribute: int | Sequence[int] | Tensor | None = None,
+        class_index: int | Sequence[int] | Tensor | None = None,
+        of: str = "interpreter",
+        method: str = "auto",
+        settings: AttributionSettings | None = None,
+    ) -> Attribution:
+        """Which pixels speak for an attribute, or for a class logit?
+
+        Args:
+            attribute, class_index: exactly one of them; one for all images, or one each.
+            of: whose class logit: "interpreter" or "classifier".
+            method: a name of ``interpretation.attribution.METHODS``, or "auto", which says what it took and why.
+
+        Raises:
+            AttributionError: a method that does not hold on this network; the message proposes another.
+        """
+        chosen = settings or AttributionSettings()
+        return attribute_pixels(self.fitted, images, attribute=attribute, class_index=class_index, of=of, method=method, settings=chosen)
+
+    def contrast(self, images: Tensor, attributes: int | Sequence[int] | Tensor) -> Contrast:
+        """d(Φ(x)) beside d(Φ(x) without φ_j), and their difference."""
+        return contrast(self.fitted, images, attributes)
+
+    def cards(self, data: Data, pairs: Iterable[PairLike], *, k: int = 3, budget_seconds: float = 240.0) -> list[PairCard]:
+        """All of the above for each pair, to look at side by side; pictures are drawn until the time is spent, by falling relevance."""
+        return draw_cards(self.fitted, data, pairs, k=k, budget_seconds=budget_seconds)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Images:
+        """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
+        fitted = self.fitted
+        attributes = next(fitted.read([images])).attributes
+        return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
+
+    # ---- how far to trust it? ----
+
+    def evaluate(self, data: Data) -> Evaluation:
+        """How far to trust it: all measures in one pass. Labels, where ``data`` has them, are positions in the explained classes."""
+        return evaluate(self.fitted, data)
+
+    def report(
+        self, path: str | Path, data: Data, *, budget_seconds: float = 240.0, title: str | None = None, progress: bool = True
+    ) -> Path:
+        """One self-contained HTML file, for someone who was not there when the model was trained.
+
+        Args:
+            data: what figures, exemplars and samples are taken from, best images that were not learnt from; it is read twice.
+            budget_seconds: for all of it; pictures of attributes are drawn by falling relevance until that is spent.
+
+        Raises:
+            ArtifactError: the folder is missing or cannot be written to.
+        """
+        return write_report(self.fitted, path, data, budget_seconds=budget_seconds, title=title, progress=progress)
+
+    def as_classifier(self) -> InterpreterClassifier:
+        """g as the final model, an ``nn.Module`` on a copy of f cut at the deepest tap; its ``savings`` say what that saves."""
+        return InterpreterClassifier(self.fitted)
