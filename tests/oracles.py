@@ -4,8 +4,11 @@ Nothing here imports flint_posthoc. Tests compare fast code with it; ``rows`` tu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
+from torch import nn
 
 Vector = Sequence[float]
 Matrix = Sequence[Sequence[float]]
@@ -164,3 +167,70 @@ def duplicates(attributes: Matrix, r: Matrix) -> list[int]:
         twin = any(correlation(attributes, j, other) > 0.95 for other in kept)
         (dropped if twin else kept).append(j)
     return sorted(dropped)
+
+
+# ---- attribution to pixels: networks here are torch modules, but nothing is hooked ----
+
+
+class _GuidedRectifier(torch.autograd.Function):
+    """ReLU whose derivative lets through what is positive on the way back and was positive on the way there (arXiv 1412.6806)."""
+
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(values)
+        return values.clamp(min=0)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (values,) = context.saved_tensors
+        return gradient.clamp(min=0) * (values > 0)
+
+
+class GuidedReLU(nn.Module):
+    """What takes the place of every ``nn.ReLU`` in a copy of a network whose plain gradient is then guided backpropagation."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return _GuidedRectifier.apply(values)
+
+
+def guide(module: nn.Module) -> nn.Module:
+    """``module`` itself, with every ReLU in it replaced."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, GuidedReLU())
+        else:
+            guide(child)
+    return module
+
+
+def occlusion(score: Callable[[torch.Tensor], float], image: torch.Tensor, baseline: torch.Tensor, side: int, stride: int) -> torch.Tensor:
+    """(channels, H, W): the mean, over the patches that cover a pixel, of how much the score falls when a patch becomes the baseline."""
+    fall, covered = torch.zeros_like(image), torch.zeros_like(image)
+    whole = score(image)
+    for top in places(image.shape[1], side, stride):
+        for left in places(image.shape[2], side, stride):
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            occluded = image.clone()
+            occluded[:, rows, columns] = baseline[:, rows, columns]
+            fall[:, rows, columns] += whole - score(occluded)
+            covered[:, rows, columns] += 1
+    return fall / covered
+
+
+def places(length: int, side: int, stride: int) -> list[int]:
+    """Where a patch begins; the last one may reach over the edge."""
+    found = [0]
+    while found[-1] + side < length:
+        found.append(found[-1] + stride)
+    return found
+
+
+def ranks(values: Vector) -> list[float]:
+    """1 for the smallest; equal values share the mean of their ranks."""
+    return [1 + sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2 for value in values]
+
+
+def rank_correlation(one: Vector, other: Vector) -> float:
+    """Spearman's: Pearson's correlation of ranks; 0 where one never varies."""
+    pairs = [[a, b] for a, b in zip(ranks(one), ranks(other), strict=True)]
+    return correlation(pairs, 0, 1)
