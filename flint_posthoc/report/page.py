@@ -60,7 +60,7 @@ def page_of(content: ReportContent) -> Page:
     maps = [view.maps for view in views.values() if view.maps]
     return Page(
         content,
-        trust(content, names),
+        trust(content, selection, names),
         heat_map(content, selection, names),
         tuple(names[c] for c in selection.classes),
         frozenset(selection.classes),

@@ -8,7 +8,7 @@ from ..interpretation.cards import PairCard
 from ..interpretation.relevance import ClassAttributePair
 from .charts import Bar, bar
 from .names import Name, activation, counted, pair_anchor, signed, symbol
-from .pictures import MAP, Picture, PictureBook, heat_over, signed_picture
+from .pictures import Picture, PictureBook, as_image, heat_over, signed_picture
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _candidates(card: PairCard) -> str:
 def _exemplars(card: PairCard, name: Name, book: PictureBook) -> tuple[Shown, ...]:
     return tuple(
         Shown(
-            book.add(pixels),
+            book.add(as_image(pixels)),
             f"image {exemplar.position}, one of those of {name.short} on which {symbol(card.pair.attribute)} is strongest",
             f"image {exemplar.position}, φ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{activation(exemplar.activation)}",
         )
@@ -119,7 +119,7 @@ def _maps(card: PairCard, name: Name, book: PictureBook) -> Maps | None:
     looks = f"where {symbol(card.pair.attribute)} looks"
     pictures = tuple(
         Shown(
-            book.add(heat_over(pixels, heat), MAP),
+            book.add(heat_over(pixels, heat)),
             f"{looks} in image {exemplar.position} of {name.short}",
             "",
             "empty: does not fire" if empty else "",
@@ -134,7 +134,7 @@ def _drawing(card: PairCard, name: Name, book: PictureBook) -> Shown | None:
     if drawn is None:
         return None
     return Shown(
-        book.add(drawn.pixels),
+        book.add(as_image(drawn.pixels)),
         f"what {symbol(card.pair.attribute)} wants to see more of, drawn from image {card.exemplars[0].position} of {name.short}",
         f"φ {activation(drawn.initial_activation)} → {activation(drawn.final_activation)}",
         "" if drawn.rose else "did not rise: this picture says nothing of the attribute",
@@ -151,7 +151,7 @@ def _contrast(card: PairCard, name: Name, book: PictureBook) -> tuple[Shown, ...
         return ()
     phi = symbol(card.pair.attribute)
     return (
-        Shown(book.add(contrast.whole), f"image of {name.short} redrawn from all its attributes", "all attributes"),
-        Shown(book.add(contrast.without), f"the same without {phi}", f"without {phi}"),
+        Shown(book.add(as_image(contrast.whole)), f"image of {name.short} redrawn from all its attributes", "all attributes"),
+        Shown(book.add(as_image(contrast.without)), f"the same without {phi}", f"without {phi}"),
         Shown(book.add(signed_picture(contrast.difference)), f"what {phi} adds to it", f"what {phi} adds"),
     )

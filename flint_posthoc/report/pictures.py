@@ -8,12 +8,11 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from .palette import BLUE, ORANGE, Colour
+from .palette import BLUE, ORANGE
 
 SMALL = 64  # pixels: images up to this size are shown as they are, pixel by pixel
 CARD, THUMB = 160, 128  # pixels of the longer side of a photograph, on a card and elsewhere
@@ -61,49 +60,56 @@ class PictureBook:
         """All, in the order in which they came."""
         return tuple(self._pictures.values())
 
-    def add(self, pixels: Tensor, side: int = CARD) -> Picture:
-        """A picture (channels, height, width) of [0, 1] pixels, shrunk so that no side is longer than ``side`` pixels.
-
-        One channel is grey, three are colours; of other numbers the mean is shown. Values outside [0, 1] are clipped, NaN is black.
-        """
-        image = as_image(pixels)
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        kind, content = self._encode(image)
+    def add(self, image: Image.Image, side: int = CARD) -> Picture:
+        """A picture, shrunk so that no side is longer than ``side`` pixels."""
+        small = shrunk(image, side)
+        kind, content = self._encode(small)
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._pictures:
             uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-            self._pictures[digest] = Picture(f"picture-{len(self._pictures)}", *image.size, uri)
+            self._pictures[digest] = Picture(f"picture-{len(self._pictures)}", small.width, small.height, uri)
         return self._pictures[digest]
 
 
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """``image`` with no side longer than ``side`` pixels."""
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image if scale >= 1 else image.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def as_image(pixels: Tensor) -> Image.Image:
-    """(channels, height, width) in [0, 1] as 8-bit grey or RGB."""
-    clipped = pixels.detach().float().cpu().nan_to_num(0).clamp(0, 1)
-    shown = clipped if len(clipped) == 3 else clipped.mean(dim=0, keepdim=True)
-    array = shown.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(array if len(shown) == 3 else array[..., 0])
+    """(channels, height, width) of [0, 1] pixels as 8-bit grey or RGB.
+
+    One channel is grey, three are colours; of other numbers the mean is shown. Values outside [0, 1] are clipped, NaN is black.
+    """
+    clipped = np.nan_to_num(_array(pixels), nan=0.0).clip(0, 1)
+    return _from_array(clipped.transpose(1, 2, 0) if len(clipped) == 3 else clipped.mean(axis=0))
 
 
-def heat_over(pixels: Tensor, heat: Tensor) -> Tensor:
-    """A signed map in [-1, 1] (h, w) over a faded image (channels, H, W), as (3, H, W): blue speaks for, orange against."""
-    size = (pixels.shape[1], pixels.shape[2])
-    resized = F.interpolate(heat.detach().float().cpu()[None, None], size, mode="bilinear", align_corners=False)[0]
-    grey = pixels.detach().float().cpu().nan_to_num(0).clamp(0, 1).mean(dim=0, keepdim=True)
-    return _tint((0.45 * grey + 0.5).expand(3, -1, -1), resized)
+def heat_over(pixels: Tensor, heat: Tensor, side: int = MAP) -> Image.Image:
+    """A signed map in [-1, 1] (h, w) over a faded image (channels, H, W): blue speaks for, orange against."""
+    ground = np.asarray(shrunk(as_image(pixels).convert("L"), side), dtype=np.float32) / 255
+    laid = Image.fromarray(np.nan_to_num(_array(heat))).resize(ground.shape[::-1], Image.Resampling.BOX)
+    return _tinted(0.4 * ground + 0.58, np.asarray(laid))
 
 
-def signed_picture(values: Tensor) -> Tensor:
-    """Signed values (channels, H, W), summed over channels, on white as (3, H, W): blue where positive, orange where negative."""
-    total = values.detach().float().cpu().nan_to_num(0).sum(dim=0, keepdim=True)
-    peak = float(total.abs().max())
-    return _tint(torch.ones(3, *total.shape[1:]), total / peak if peak > 0 else total)
+def signed_picture(values: Tensor) -> Image.Image:
+    """Signed values (channels, H, W), summed over channels and scaled, on white: blue where positive, orange where negative."""
+    total = np.nan_to_num(_array(values)).sum(axis=0)
+    peak = float(np.abs(total).max(initial=0))
+    return _tinted(np.ones_like(total), total / peak if peak > 0 else total)
 
 
-def _tint(ground: Tensor, heat: Tensor) -> Tensor:
-    strength = heat.nan_to_num(0).clamp(-1, 1).abs().sqrt()
-    colour = torch.where(heat >= 0, _pixel(BLUE), _pixel(ORANGE))
-    return ground * (1 - strength) + colour * strength
+def _tinted(ground: np.ndarray, heat: np.ndarray) -> Image.Image:
+    strength = (np.abs(heat.clip(-1, 1)) ** 0.8)[..., None]
+    colour = np.where(heat[..., None] >= 0, np.array(BLUE) / 255, np.array(ORANGE) / 255)
+    return _from_array(ground[..., None] * (1 - strength) + colour * strength)
 
 
-def _pixel(colour: Colour) -> Tensor:
-    return torch.tensor(colour).view(3, 1, 1) / 255
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy()
+
+
+def _from_array(values: np.ndarray) -> Image.Image:
+    return Image.fromarray((255 * values).round().astype(np.uint8))

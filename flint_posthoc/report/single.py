@@ -10,10 +10,11 @@ from .content import ReportContent
 from .heatmap import Selection
 from .names import Name, attribute_anchor, percent, signed, symbol
 from .pairs import Shown
-from .pictures import THUMB, Picture, PictureBook
+from .pictures import THUMB, Picture, PictureBook, as_image
 from .sections import PairViews
 
 SHOWN = 5  # attributes of an image
+LEAST = 0.05  # absolute relevance of those
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Single:
 def singles(
     content: ReportContent, selection: Selection, names: tuple[Name, ...], views: PairViews, book: PictureBook
 ) -> tuple[Single, ...]:
-    """Every sampled image, those on which classifier and interpreter part first; their pictures are put into ``book``."""
+    """Every sampled image, those on which classifier and interpreter disagree first; their pictures are put into ``book``."""
     samples = content.survey.samples
     if samples is None:
         return ()
@@ -63,14 +64,16 @@ def singles(
     labels = [None if label is None else names[label] for label in samples.labels]
     return tuple(
         Single(
-            Shown(book.add(local.pixels[index], THUMB), f"image {samples.positions[index]}", ""),
+            Shown(book.add(as_image(local.pixels[index]), THUMB), f"image {samples.positions[index]}", ""),
             samples.positions[index],
             names[int(local.explained_class[index])],
             names[int(local.classifier_class[index])],
             labels[index],
             bool(local.agrees[index]),
             local.caveat(index),
-            tuple(_reason(entry, int(local.explained_class[index]), examples, carded) for entry in top[index]),
+            tuple(
+                _reason(entry, int(local.explained_class[index]), examples, carded) for entry in top[index] if abs(entry.relevance) >= LEAST
+            ),
             percent(float(local.bias_share[index]), 0),
         )
         for index in order

@@ -53,7 +53,7 @@ class Survey:
     Attributes:
         images_of_class: (C) on how many images g predicts each class.
         histograms: of the J attributes.
-        confusions: (f's class, g's class) and on how many images they part so, most frequent first.
+        confusions: (f's class, g's class) and on how many images they disagree so, most frequent first.
         samples: ``None`` where none were asked for.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..evaluation.evaluation import Evaluation
 from .charts import Curve, curve
 from .content import ReportContent
+from .heatmap import Selection
 from .names import Name, counted, percent, symbol
 
 VERDICTS = (  # (least fidelity, what it means)
@@ -33,7 +34,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Two classes between which classifier and interpreter part."""
+    """What classifier and interpreter say where they disagree, and how often."""
 
     classifier: Name
     interpreter: Name
@@ -51,7 +52,7 @@ class AttributeList:
 
 @dataclass(frozen=True)
 class Trust:
-    """The section: a verdict in a sentence, what stands out, every measure, the curve, and where the two part."""
+    """The section: a verdict in a sentence, what stands out, every measure, the curve, and where they disagree."""
 
     images: int
     verdict: str
@@ -64,7 +65,7 @@ class Trust:
     idle: tuple[AttributeList, ...]
 
 
-def trust(content: ReportContent, names: tuple[Name, ...]) -> Trust:
+def trust(content: ReportContent, selection: Selection, names: tuple[Name, ...]) -> Trust:
     """The section on how far to trust what follows."""
     evaluation, confusions = content.survey.evaluation, content.survey.confusions
     limit = content.limits.confusions
@@ -78,7 +79,7 @@ def trust(content: ReportContent, names: tuple[Name, ...]) -> Trust:
         _conciseness(evaluation),
         shown,
         len(confusions) - len(shown),
-        _idle(evaluation),
+        _idle(evaluation, selection, content.threshold),
     )
 
 
@@ -93,7 +94,7 @@ def _disagreement(evaluation: Evaluation) -> str:
         return f"On all {evaluation.samples:,} images both decide the same."
     outside = "" if evaluation.inside_classes == 1 else ", or the classifier's own choice is none of the classes explained here"
     return (
-        f"On {counted(differing, 'image')} of {evaluation.samples:,} the two part{outside}. There, an explanation tells why the "
+        f"On {counted(differing, 'image')} of {evaluation.samples:,} they disagree{outside}. There, an explanation tells why the "
         "interpreter decided, not why the classifier did; such images are marked on this page."
     )
 
@@ -103,7 +104,7 @@ def _tiles(evaluation: Evaluation) -> tuple[Tile, ...]:
     differing = disagreements(evaluation)
     tiles = [
         Tile(percent(evaluation.fidelity), "fidelity: interpreter and classifier decide the same"),
-        Tile(f"{differing:,}", f"of {counted(evaluation.samples, 'image')} on which they part"),
+        Tile(f"{differing:,}", f"of {counted(evaluation.samples, 'image')} on which they disagree"),
         Tile(f"{len(evaluation.live_attributes)} of {evaluation.num_attributes}", "attributes in use"),
         Tile("–" if math.isnan(concise) else f"{concise:.1f}", "attributes carry a typical explanation (conciseness, τ = 2)"),
     ]
@@ -123,11 +124,13 @@ def _conciseness(evaluation: Evaluation) -> Curve:
     return curve(list(counts), series)
 
 
-def _idle(evaluation: Evaluation) -> tuple[AttributeList, ...]:
-    silent = set(evaluation.never_fires)
+def _idle(evaluation: Evaluation, selection: Selection, threshold: float) -> tuple[AttributeList, ...]:
+    silent, dead = set(evaluation.never_fires), set(evaluation.dead_attributes)
+    idle = tuple(j for j, served in enumerate(selection.served) if not served and j not in dead)
     groups = (
         ("Never fire", "silent on every image", evaluation.never_fires),
         ("Dead", "fire, but matter for fewer than 0.1 % of the images", tuple(j for j in evaluation.dead_attributes if j not in silent)),
         ("Duplicates", "follow another attribute so closely that they say nothing new", evaluation.duplicate_attributes),
+        ("Serve no class", f"matter for single images, but have a mean relevance above {threshold:g} for no class", idle),
     )
     return tuple(AttributeList(term, meaning, tuple(map(symbol, attributes))) for term, meaning, attributes in groups if attributes)

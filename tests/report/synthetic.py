@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from flint_posthoc.evaluation.evaluation import TAUS, Evaluation
@@ -25,10 +26,10 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def photograph(shape: tuple[int, int, int], seed: int) -> Tensor:
     """Smooth colours with some texture, in [0, 1]."""
-    source = generator(seed)
-    coarse = torch.rand(1, shape[0], 6, 6, generator=source)
-    smooth = F.interpolate(coarse, shape[1:], mode="bilinear")[0]
-    return (smooth + 0.05 * torch.randn(shape, generator=source)).clamp(0, 1)
+    source = np.random.default_rng(seed)
+    smooth = [Image.fromarray(coarse).resize(shape[:0:-1]) for coarse in source.random((shape[0], 6, 6), dtype=np.float32)]
+    texture = 0.05 * source.standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy((np.stack(smooth) + texture).clip(0, 1))
 
 
 def names(count: int) -> tuple[str, ...]:

@@ -119,14 +119,14 @@ def test_what_could_not_be_shown_is_said(page: str) -> None:
         "The attribute fires on none of the 212 images of this class",
         "the interpreter predicted this class for none of the images",
         "silent on every image",
-        "On 38 images of 1,000 the two part",
+        "On 38 images of 1,000 they disagree",
     ):
         assert words in page
 
 
 def test_disagreements_come_first_and_are_marked(page: str) -> None:
-    marks = re.findall(r'class="card single( parted)?"', page)
-    assert marks == [" parted"] * 2 + [""] * 6
+    marks = re.findall(r'class="card single( differing)?"', page)
+    assert marks == [" differing"] * 2 + [""] * 6
     assert "this does not explain the classifier&#39;s prediction" in page
 
 
