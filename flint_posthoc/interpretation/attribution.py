@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..arrays import Images, PerImageFlag
-from ..errors import AttributionError, ConfigurationError
+from ..errors import AttributionError
 from ..interpreter.fitted import FittedInterpreter
-from .guidance import Path, trace
-from .methods import DEFAULTS, METHODS, Request, pixel_maps
-from .methods import AttributionSettings as AttributionSettings
-from .sanity import SanityCheck, SanityScore
-from .scores import Score, attribute_scores, classifier_scores, interpreter_scores, open_scores
-from .targets import attribute_of_each, one_of_each
+from ..interpreter.interpreter import Interpreter
+from .guidance import PixelPath
+from .methods import METHODS, checked_name, path_of, pixel_maps
+from .pixel_targets import Target, Wanted, checked_images, target_of_each
+from .sanity import SanityCheck, SanityScore, check_target
+from .scores import Score, attribute_scores
+from .settings import DEFAULTS, AttributionSettings, Request
 
 AUTO = ("guided_backpropagation", "integrated_gradients", "input_x_gradient", "gradient", "occlusion")  # in order of preference
-LOGITS: dict[str, Score] = {"interpreter": interpreter_scores, "classifier": classifier_scores}
-
-Wanted = int | Sequence[int] | Tensor
+PROBES = 4  # images of the sanity check that ``auto`` makes
 
 
 @dataclass(frozen=True)
@@ -75,33 +73,6 @@ class Attribution:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is attributed: one column (B,) of a score an image."""
-
-    score: Score
-    columns: Tensor
-    words: tuple[str, ...]
-
-
-def target_of_each(fitted: FittedInterpreter, images: int, attribute: Wanted | None, class_index: Wanted | None, of: str) -> Target:
-    """The attribute or class of each of so many images, checked.
-
-    Raises:
-        ConfigurationError: both or none of them, one that does not exist, another number of them than images, an unknown ``of``.
-    """
-    if (attribute is None) == (class_index is None):
-        raise ConfigurationError("say what to attribute to pixels: either attribute= or class_index=, one for all images or one each")
-    if of not in LOGITS:
-        raise ConfigurationError(f"of must be one of {', '.join(map(repr, LOGITS))}, got {of!r}")
-    if attribute is not None:
-        columns = attribute_of_each(attribute, images, fitted.interpreter.num_attributes)
-        return Target(attribute_scores, columns, tuple(f"φ{column}" for column in columns.tolist()))
-    columns = one_of_each(class_index, images, fitted.view.num_classes, "class")  # type: ignore[arg-type]
-    words = tuple(f"class {fitted.class_names[column]!r} of the {of}" for column in columns.tolist())
-    return Target(LOGITS[of], columns, words)
-
-
-@dataclass(frozen=True)
 class Choice:
     """A method, and why it was taken."""
 
@@ -127,36 +98,25 @@ def attribute_pixels(
         images: (B, channels, H, W) as the classifier sees them.
         attribute, class_index: exactly one of them; one for all images, or one each.
         of: whose class logit: "interpreter" (g) or "classifier" (f).
-        method: a name of ``METHODS``, or "auto": the best one that holds on this network and passes the sanity check.
+        method: a name of ``METHODS``, or "auto": the first of ``AUTO`` that holds on this network and passes the sanity
+            check; without ``sanity`` a small one is made on the first images asked about and kept as long as the fit lives.
         sanity: an earlier check of the methods, to choose by and to store beside the maps.
 
     Raises:
         AttributionError: an unknown method, or one that does not hold on this network; the message says why and names another.
         ConfigurationError: a target that does not exist, both or none. ImageShapeError, NonFinitePixelsError.
     """
-    pixels = _normal(next(fitted.batches([images])).images)
+    pixels = checked_images(fitted, images)
     target = target_of_each(fitted, len(pixels), attribute, class_index, of)
     request = Request(fitted, target.score, settings)
-    path = path_of(request, pixels[:1])
-    choice = _named(request, path, method, sanity) if method != "auto" else _automatic(request, path, sanity)
+    path = path_of(request, pixels)
+    choice = _named(request, path, method, sanity) if method != "auto" else _automatic(request, path, pixels, target, sanity)
     empty = _empty(fitted, pixels, target)
     maps = pixel_maps(request, choice.method, pixels, target.columns)
     maps = torch.where(empty.view(-1, 1, 1, 1), 0, maps)
     caveat = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
     reason = "; ".join(filter(None, (choice.reason, caveat)))
     return Attribution(maps, choice.method, method, reason, not caveat, empty, target.words, choice.sanity)
-
-
-def _normal(images: Images) -> Images:
-    """A copy that autograd takes, also of images made in inference mode."""
-    with torch.inference_mode(False):
-        return images.clone()
-
-
-def path_of(request: Request, image: Images) -> Path:
-    """What lies between the pixels and the scores of ``request``."""
-    with open_scores(request.fitted, request.score) as network:
-        return trace(network, image)
 
 
 def _empty(fitted: FittedInterpreter, pixels: Images, target: Target) -> Tensor:
@@ -167,7 +127,7 @@ def _empty(fitted: FittedInterpreter, pixels: Images, target: Target) -> Tensor:
     return attributes.gather(1, target.columns.to(pixels.device)[:, None])[:, 0] == 0
 
 
-def _inexact(path: Path) -> str:
+def _inexact(path: PixelPath) -> str:
     """Where Captum's guided backpropagation is not what it is defined to be."""
     places = path.rectifiers_shared
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
@@ -175,13 +135,9 @@ def _inexact(path: Path) -> str:
     return f"inexact at {layers}: what enters there also goes around the ReLU, and Captum rectifies both gradients" if places else ""
 
 
-def _named(request: Request, path: Path, method: str, sanity: SanityCheck | None) -> Choice:
+def _named(request: Request, path: PixelPath, method: str, sanity: SanityCheck | None) -> Choice:
     """The method asked for. Raises ``AttributionError`` where it is unknown or does not hold."""
-    if method not in METHODS:
-        nearest = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise AttributionError(f"there is no method {method!r}; expected 'auto' or one of {', '.join(METHODS)}{hint}")
-    refusal = METHODS[method].refusal(request, path)
+    refusal = METHODS[checked_name(method)].refusal(request, path)
     if refusal:
         other = next(name for name in AUTO if not METHODS[name].refusal(request, path))
         raise AttributionError(
@@ -190,9 +146,57 @@ def _named(request: Request, path: Path, method: str, sanity: SanityCheck | None
     return Choice(method, "as asked for", sanity.score(method) if sanity else None)
 
 
-def _automatic(request: Request, path: Path, sanity: SanityCheck | None) -> Choice:
-    """The first method of ``AUTO`` that holds and passes."""
-    refusals = {name: METHODS[name].refusal(request, path) for name in AUTO}
-    taken = next(name for name in AUTO if not refusals[name])
-    passed_over = [f"{name}: {refusals[name]}" for name in AUTO[: AUTO.index(taken)]]
-    return Choice(taken, "; ".join([f"{taken} is the first that holds", *passed_over]))
+def _automatic(request: Request, path: PixelPath, pixels: Images, target: Target, sanity: SanityCheck | None) -> Choice:
+    """The first method of ``AUTO`` that holds and passes, by the given check or by one that is made now and kept."""
+    if sanity is not None:
+        return _first_passing(request, path, sanity)
+    known = _CHOICES.setdefault(request.fitted.interpreter, {})
+    if request.score not in known:
+        known[request.score] = choose_method(request.fitted, pixels, target, settings=request.settings)
+    return known[request.score]
+
+
+_CHOICES: WeakKeyDictionary[Interpreter, dict[Score, Choice]] = WeakKeyDictionary()  # of ``auto``, as long as the fit lives
+
+
+def choose_method(fitted: FittedInterpreter, images: Images, target: Target, *, settings: AttributionSettings = DEFAULTS) -> Choice:
+    """The first method of ``AUTO`` that holds on this network and passes a small sanity check on at most ``PROBES`` of the images.
+
+    The check stops at the first method that passes. Deterministic, but other images may lead to another choice.
+    """
+    probes = slice(0, PROBES)
+    request = Request(fitted, target.score, settings)
+    path, checks = path_of(request, images), []
+    for name in (name for name in AUTO if not METHODS[name].refusal(request, path)):
+        checks.append(check_target(request, images[probes], replace(target, columns=target.columns[probes]), [name], stages=1, seed=0))
+        if checks[-1].passing:
+            break
+    merged = replace(
+        checks[0],
+        scores={name: scores for check in checks for name, scores in check.scores.items()},
+        background={name: score for check in checks for name, score in check.background.items()},
+    )
+    return _first_passing(request, path, merged)
+
+
+def _first_passing(request: Request, path: PixelPath, sanity: SanityCheck) -> Choice:
+    """The first of ``AUTO`` that holds and passes; where none passes, the one whose maps change most, and that is said."""
+    refused = {name: METHODS[name].refusal(request, path) for name in AUTO}
+    held = [name for name in AUTO if not refused[name]]
+    passing = [name for name in held if sanity.passes(name)]
+    checked = [name for name in held if sanity.score(name) is not None] or held[:1]
+    taken = passing[0] if passing else min(checked, key=lambda name: _left(sanity, name))
+    passed_over = [f"{name}: {refused[name] or _verdict(sanity, name)}" for name in AUTO[: AUTO.index(taken)]]
+    return Choice(taken, "; ".join([f"{taken} {_verdict(sanity, taken)}", *passed_over]), sanity.score(taken))
+
+
+def _left(sanity: SanityCheck, name: str) -> float:
+    score = sanity.score(name)
+    return 1.0 if score is None else score.rank_correlation
+
+
+def _verdict(sanity: SanityCheck, name: str) -> str:
+    score = sanity.score(name)
+    if score is None:
+        return "was not checked for sanity"
+    return f"{'passes' if sanity.passes(name) else 'fails'} the sanity check ({score})"

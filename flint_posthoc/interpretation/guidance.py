@@ -85,7 +85,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Path:
+class PixelPath:
     """What lies between pixels and score.
 
     Attributes:
@@ -179,7 +179,7 @@ class _Tracer:
             yield
 
 
-def trace(network: PixelScores, images: Images) -> Path:
+def trace(network: PixelScores, images: Images) -> PixelPath:
     """The path from ``images`` (one is enough) to the scores of ``network``, by two forward passes with gradients."""
     tracer, pixels = _Tracer(), images.detach().clone().requires_grad_(True)
     torch.manual_seed(0)  # for what is random in f even now; the caller's state is kept
@@ -190,7 +190,7 @@ def trace(network: PixelScores, images: Images) -> Path:
     nodes = _walk(_edge(scores)[0])
     altered = not torch.allclose(scores, plain, rtol=1e-3, atol=1e-5 * float(plain.abs().max()))
     steps = [_step(node, tracer.owner.get(node)) for node in nodes]
-    return Path(tuple(steps), Counter(call.name for call in tracer.calls), _shared(nodes, tracer), altered)
+    return PixelPath(tuple(steps), Counter(call.name for call in tracer.calls), _shared(nodes, tracer), altered)
 
 
 def _walk(start: Node) -> list[Node]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,87 +11,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arrays import Images
-from ..classifier.adapter import TapLayout
-from ..errors import AttributionError, ConfigurationError
-from ..interpreter.fitted import FittedInterpreter
-from .guidance import SHAPES, Path, Step, trace
-from .scores import LayeredAttributeNetwork, PixelScores, Score, classifier_scores, open_copy, open_scores
-
-
-def _mean_colour(fitted: FittedInterpreter) -> Tensor:
-    return fitted.class_means.nanmean(dim=(0, 2, 3)).view(1, -1, 1, 1)
-
-
-def _black(fitted: FittedInterpreter) -> Tensor:
-    return fitted.normalization.normalize(fitted.class_means.new_zeros(1, fitted.image_shape[0], 1, 1))
-
-
-BASELINES: dict[str, Callable[[FittedInterpreter], Tensor]] = {"mean": _mean_colour, "black": _black}
-
-
-@dataclass(frozen=True)
-class AttributionSettings:
-    """What the methods are told.
-
-    Attributes:
-        steps: points on the path of integrated gradients.
-        smooth_samples: noisy copies of each image whose maps are averaged (SmoothGrad); 0: none.
-        smooth_noise: their noise's deviation as a share of the image's own range.
-        occlusion_patch: pixels of the occluding patch's side; ``None``: an eighth of the image's shorter side. It moves by half of itself.
-        baseline: what "nothing" looks like, for integrated gradients, DeepLIFT and occlusion: "mean", the mean colour of the
-            training images, or "black".
-        layer: the tap of Grad-CAM; ``None``: the coarsest one, of equal ones the last.
-        batch_size: most images in one pass.
-        seed: of the noise.
-    """
-
-    steps: int = 32
-    smooth_samples: int = 0
-    smooth_noise: float = 0.1
-    occlusion_patch: int | None = None
-    baseline: str = "mean"
-    layer: str | None = None
-    batch_size: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.smooth_samples < 0 or (self.occlusion_patch or 1) < 1:
-            raise ConfigurationError(f"steps, batch_size and occlusion_patch must be at least 1, smooth_samples at least 0, got {self}")
-        if not self.smooth_noise > 0:
-            raise ConfigurationError(f"smooth_noise must be above 0, got {self.smooth_noise}")
-        if self.baseline not in BASELINES:
-            raise ConfigurationError(f"baseline must be one of {', '.join(BASELINES)}, got {self.baseline!r}")
-
-
-DEFAULTS = AttributionSettings()
-
-
-def baseline_image(fitted: FittedInterpreter, settings: AttributionSettings) -> Images:
-    """The image (1, channels, H, W) that stands for "nothing"."""
-    return BASELINES[settings.baseline](fitted).expand(1, *fitted.image_shape).contiguous()
-
-
-@dataclass(frozen=True)
-class Request:
-    """Maps of one kind of score by one method."""
-
-    fitted: FittedInterpreter
-    score: Score
-    settings: AttributionSettings
-
-    @property
-    def layout(self) -> TapLayout:
-        """The tap that Grad-CAM looks at. Raises ``AttributionError`` for a layer that is not tapped."""
-        layouts = self.fitted.view.layouts
-        if self.settings.layer is None:
-            return min(reversed(layouts), key=lambda layout: layout.height * layout.width)
-        for layout in layouts:
-            if layout.layer == self.settings.layer:
-                return layout
-        raise AttributionError(f"Grad-CAM looks at a tapped layer ({', '.join(self.fitted.view.layers)}), not at {self.settings.layer!r}")
+from ..errors import AttributionError
+from .guidance import PixelPath, trace
+from .layered import hide, unfold
+from .requirements import lrp_types, neither, never, no_epsilon_rule, no_maps, no_rescale_rule, unguided
+from .scores import PixelScores, classifier_scores, open_copy, open_scores
+from .settings import AttributionSettings as AttributionSettings
+from .settings import Request, baseline_image
 
 
 @dataclass(frozen=True)
@@ -108,79 +38,12 @@ class Method:
     """
 
     captum: str
-    refusal: Callable[[Request, Path], str]
+    refusal: Callable[[Request, PixelPath], str]
     opened: Callable[[Request], AbstractContextManager[PixelScores]]
     build: Callable[[type, PixelScores, Request], Any]
     arguments: Callable[[Request], dict[str, Any]]
     rows: Callable[[AttributionSettings], int]
     most: int | None = None
-
-
-# ---- when a method holds ----
-
-
-def _never(request: Request, path: Path) -> str:
-    return ""
-
-
-def _unguided(request: Request, path: Path) -> str:
-    kinds = ", ".join(f"{word} ({count}×)" for word, count in sorted(path.unguided.items()))
-    if path.altered:
-        return "a layer overwrites its input in place and the input is used again, so that Captum's hooks change what the network computes"
-    if not path.guided:
-        return f"it would be the plain gradient: no ReLU module on the classifier's path, only {kinds or 'linear layers'}"
-    return f"it would be guided by half: {path.guided} ReLU modules are, but not {kinds}" if kinds else ""
-
-
-def _supported(steps: tuple[Step, ...], path: Path, types: Mapping[type, Any]) -> str:
-    """Why hooks on modules of these types miss something on the path."""
-    seen = {step.layer: step.module for step in steps if type(step.module) in types}
-    missed = dict.fromkeys(str(step) for step in steps if type(step.module) not in types)
-    reused = [layer for layer in seen if path.calls[layer] > 1]
-    shared = [layer for layer in seen if layer in path.shared and type(seen[layer]) is nn.ReLU]
-    if path.altered:
-        return "a layer overwrites its input in place and the input is used again"
-    if missed:
-        return f"it knows no rule for {_some(missed)}"
-    if reused:
-        return f"modules that run more than once, which it cannot tell apart: {_some(reused)}"
-    return f"the input of these modules also goes around them: {_some(shared)}" if shared else ""
-
-
-def _some(names: Any) -> str:
-    listed = [str(name).removeprefix("classifier.") for name in names]
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _no_rescale_rule(request: Request, path: Path) -> str:
-    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
-
-    return _supported(tuple(step for step in path.steps if not step.linear), path, SUPPORTED_NON_LINEAR)
-
-
-def _lrp_types() -> dict[type, Any]:
-    from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
-
-    return dict.fromkeys([*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS])
-
-
-def _no_epsilon_rule(request: Request, path: Path) -> str:
-    with _itself(request) as network:
-        _unfold(network)
-        layered = trace(network, baseline_image(request.fitted, request.settings))
-    return _supported(tuple(step for step in layered.steps if step.operator not in SHAPES), layered, _lrp_types())
-
-
-def _no_maps(request: Request, path: Path) -> str:
-    layout = request.layout
-    plain = layout.form == "maps" and layout.calls == 1 and not layout.overwritten
-    if request.score is not classifier_scores or plain:
-        return ""
-    return f"the classifier's logits need a layer that puts out maps (B, channels, H, W) once and keeps them; {layout.layer!r} does not"
-
-
-def _neither(*refusals: Callable[[Request, Path], str]) -> Callable[[Request, Path], str]:
-    return lambda request, path: next((reason for refusal in refusals if (reason := refusal(request, path))), "")
 
 
 # ---- on what it works ----
@@ -198,33 +61,9 @@ def _copy(request: Request) -> AbstractContextManager[PixelScores]:
 def _layered(request: Request) -> Iterator[PixelScores]:
     """A copy in which LRP meets nothing but layers it has rules for: Ψ in plain layers, other leaves out of its sight."""
     with _copy(request) as network:
-        _unfold(network)
-        _hide(network, _lrp_types())
+        unfold(network)
+        hide(network, lrp_types())
         yield network
-
-
-def _unfold(network: PixelScores) -> None:
-    """Put Ψ in plain layers in the place of Ψ."""
-    network.attribute_network = LayeredAttributeNetwork(network.attribute_network).eval().requires_grad_(False)  # type: ignore[arg-type]
-
-
-class _Unseen(nn.Module):
-    """Runs a module that LRP shall not find among the leaves; the child is there so that this is no leaf itself."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.hidden, self.child = (module,), nn.Dropout(0.0)
-
-    def forward(self, *arguments: Any) -> Any:
-        return self.hidden[0](*arguments)
-
-
-def _hide(module: nn.Module, rules: Mapping[type, Any]) -> None:
-    for name, child in module.named_children():
-        if any(True for _ in child.children()):
-            _hide(child, rules)
-        elif type(child) not in rules:
-            setattr(module, name, _Unseen(child))
 
 
 def _of_network(kind: type, network: PixelScores, request: Request) -> Any:
@@ -268,20 +107,41 @@ def _one(settings: AttributionSettings) -> int:
     return 1
 
 
-_plain = partial(Method, refusal=_never, opened=_itself, build=_of_network, arguments=_nothing, rows=_one)
+_plain = partial(Method, refusal=never, opened=_itself, build=_of_network, arguments=_nothing, rows=_one)
 METHODS: dict[str, Method] = {
-    "guided_backpropagation": _plain("GuidedBackprop", refusal=_unguided),
+    "guided_backpropagation": _plain("GuidedBackprop", refusal=unguided),
     "gradient": _plain("Saliency", arguments=_fixed(abs=False)),
     "input_x_gradient": _plain("InputXGradient"),
     "integrated_gradients": _plain("IntegratedGradients", arguments=_path_integral, rows=lambda settings: settings.steps),
-    "deep_lift": _plain("DeepLift", refusal=_no_rescale_rule, opened=_copy, arguments=_difference, most=1),
-    "lrp": _plain("LRP", refusal=_no_epsilon_rule, opened=_layered),
+    "deep_lift": _plain("DeepLift", refusal=no_rescale_rule, opened=_copy, arguments=_difference, most=1),
+    "lrp": _plain("LRP", refusal=no_epsilon_rule, opened=_layered),
     "occlusion": _plain("Occlusion", arguments=_patches),
-    "grad_cam": _plain("LayerGradCam", refusal=_no_maps, build=_of_layer, arguments=_fixed(relu_attributions=True)),
+    "grad_cam": _plain("LayerGradCam", refusal=no_maps, build=_of_layer, arguments=_fixed(relu_attributions=True)),
     "guided_grad_cam": _plain(
-        "GuidedGradCam", refusal=_neither(_unguided, _no_maps), build=_of_layer, arguments=_fixed(interpolate_mode="bilinear")
+        "GuidedGradCam", refusal=neither(unguided, no_maps), build=_of_layer, arguments=_fixed(interpolate_mode="bilinear")
     ),
 }
+
+
+def checked_name(name: str) -> str:
+    """``name``, if it is one of ``METHODS``. Raises ``AttributionError`` with the nearest one."""
+    if name not in METHODS:
+        nearest = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise AttributionError(f"there is no method {name!r}; expected 'auto' or one of {', '.join(METHODS)}{hint}")
+    return name
+
+
+def path_of(request: Request, images: Images) -> PixelPath:
+    """What lies between the pixels and the scores of ``request``."""
+    with open_scores(request.fitted, request.score) as network:
+        return trace(network, images[:1])
+
+
+def refusals(request: Request, images: Images, names: Iterable[str]) -> dict[str, str]:
+    """Why each of the methods does not hold on this network; "" where it does."""
+    path = path_of(request, images)
+    return {name: METHODS[name].refusal(request, path) for name in names}
 
 
 def pixel_maps(request: Request, name: str, images: Images, targets: Tensor) -> Tensor:

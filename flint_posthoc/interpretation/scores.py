@@ -16,7 +16,6 @@ from ..arrays import Activations, Images
 from ..classifier.taps import frozen
 from ..classifier.view import OpenView
 from ..errors import AttributionError
-from ..interpreter.attributes import AttributeNetwork, TapReader
 from ..interpreter.fitted import FittedInterpreter
 
 
@@ -101,65 +100,3 @@ def copied(fitted: FittedInterpreter) -> FittedInterpreter:
     except (RuntimeError, TypeError) as error:  # of non-leaf tensors and locks kept as attributes
         raise AttributionError(f"this needs a copy of the classifier, which cannot be copied: {error}") from error
     return replace(fitted, view=replace(fitted.view, model=model), interpreter=copy.deepcopy(fitted.interpreter))
-
-
-class LayeredReader(nn.Module):
-    """A ``TapReader`` as plain layers: its fixed shift and scale folded into a convolution or put into a batch norm."""
-
-    def __init__(self, reader: TapReader) -> None:
-        super().__init__()
-        source = reader.convolution
-        self.standardize: nn.Module | None = None
-        self.convolution = copy.deepcopy(source)
-        if source.kernel_size == (1, 1):
-            weight = source.weight * reader.scale.view(1, -1, 1, 1)
-            bias = torch.zeros(len(weight)).to(weight) if source.bias is None else source.bias
-            self.convolution.weight = nn.Parameter(weight)
-            self.convolution.bias = nn.Parameter(bias - (weight[:, :, 0, 0] @ reader.shift))
-        else:
-            self.standardize = _fixed_norm(reader.shift, reader.scale)
-        self.activation = nn.ReLU()
-
-    def forward(self, maps: Tensor) -> Tensor:
-        standardized = maps if self.standardize is None else self.standardize(maps)
-        return self.activation(self.convolution(standardized))
-
-
-def _fixed_norm(shift: Tensor, scale: Tensor) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(len(shift), eps=0.0).to(shift)
-    norm.running_mean, norm.running_var, norm.weight = shift.clone(), torch.ones_like(shift), nn.Parameter(scale.clone())
-    return norm
-
-
-class LayeredAttributeNetwork(nn.Module):
-    """Ψ once more with the same outputs, every step between its reshapes an ``nn`` layer of its own, as LRP needs it."""
-
-    def __init__(self, network: AttributeNetwork) -> None:
-        super().__init__()
-        shapes = zip(network.tap_shapes, network.reduced_shapes, strict=True)
-        self.reduce = nn.ModuleList(_pool(full[1:], reduced[1:]) for full, reduced in shapes)
-        self.taps = nn.ModuleList(LayeredReader(reader) for reader in network.taps)  # type: ignore[arg-type]
-        read = [self._read_shape(network, index) for index in range(len(network.taps))]
-        self.align = nn.ModuleList(_pool(shape, network.grid) for shape in read)
-        self.merge = nn.Sequential() if network.merge is None else nn.Sequential(copy.deepcopy(network.merge), nn.ReLU())
-        self.pool = _pool(network.grid, network.pool)
-        self.mix = nn.Sequential() if isinstance(network.mix, nn.Identity) else copy.deepcopy(network.mix)
-        self.linear, self.activation = copy.deepcopy(network.linear), nn.ReLU()
-
-    @staticmethod
-    @torch.no_grad()
-    def _read_shape(network: AttributeNetwork, index: int) -> tuple[int, ...]:
-        return tuple(network.taps[index](torch.zeros(1, *network.reduced_shapes[index]).to(network.linear.weight)).shape[2:])
-
-    def preactivations(self, activations: Activations) -> Tensor:
-        """φ before its ReLU."""
-        steps = zip(self.reduce, self.taps, self.align, activations, strict=True)
-        together = torch.cat([align(read(reduce(maps))) for reduce, read, align, maps in steps], dim=1)
-        return self.linear(self.mix(self.pool(self.merge(together)).flatten(1)))
-
-    def forward(self, activations: Activations) -> Tensor:
-        return self.activation(self.preactivations(activations))
-
-
-def _pool(size: tuple[int, ...], target: tuple[int, ...]) -> nn.Module:
-    return nn.Sequential() if tuple(size) == tuple(target) else nn.AdaptiveAvgPool2d((target[0], target[1]))

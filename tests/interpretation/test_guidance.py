@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError
 from flint_posthoc.interpretation.attribution import Attribution, attribute_pixels
-from flint_posthoc.interpretation.guidance import Path, trace
+from flint_posthoc.interpretation.guidance import PixelPath, trace
 from flint_posthoc.interpretation.scores import SCORES, copied, open_scores
 from flint_posthoc.interpreter.attributes import AttributeNetworkConfig
 from flint_posthoc.interpreter.fitted import FittedInterpreter
@@ -83,7 +83,7 @@ def reference(fitted: FittedInterpreter, pixels: Tensor, column: int, score: str
     return gradient
 
 
-def path(fitted: FittedInterpreter, pixels: Tensor) -> Path:
+def path(fitted: FittedInterpreter, pixels: Tensor) -> PixelPath:
     with open_scores(fitted, SCORES["attributes"]) as network:
         return trace(network, pixels[:1])
 
