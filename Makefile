@@ -28,7 +28,7 @@ lint: $(TEST_INSTALLED)  ## style, format, types and the order of imports
 
 DATA ?= $(or $(FLINT_DATA),../shared/data)
 
-.PHONY: fashion-mnist imagenette weights digits
+.PHONY: fashion-mnist imagenette weights digits pictures report
 
 digits: $(INSTALLED)  ## train the demo's classifier again and write its checkpoint
 	$(BIN)/python examples/digits/train.py
@@ -42,6 +42,12 @@ imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10
 
 weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (20 minutes)
 	$(BIN)/python -m examples.weights.run --data $(DATA)
+
+pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (20 minutes)
+	$(BIN)/python -m examples.pictures.run --data $(DATA)
+
+report: $(TEST_INSTALLED)  ## the report on SqueezeNet, after imagenette, and the README's picture of it (5 minutes)
+	$(BIN)/python -m examples.report.run --data $(DATA)
 
 .PHONY: readme-picture
 readme-picture: $(INSTALLED)  ## make the README's picture again

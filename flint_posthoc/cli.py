@@ -1,4 +1,4 @@
-"""The command line: ``flint-posthoc demo | layers | fit | evaluate | explain``.
+"""The command line: ``flint-posthoc demo | layers | fit | evaluate | explain | report``.
 
 A command is a function below; its parameters are the options, those of its dataclass parameters spread out, on the command line or
 in YAML through ``--config``.
@@ -20,13 +20,13 @@ import torch
 from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
-from .errors import ConfigurationError, FlintError
+from .errors import ConfigurationError, DataError, FlintError
 from .explainer import FlintExplainer
 from .figures import save as save_figure
 from .learning.losses import LossWeights
 from .sources.options import LISTS, ClassifierOptions, ReadingOptions, SavedOptions
 from .sources.pictures import ImageForm, LabelledPictures, PictureDataset, open_data, open_picture
-from .storage import write_json
+from .storage import writable_folder, write_json
 
 BATCH_SIZE = 64
 
@@ -137,21 +137,63 @@ def explain(
         for_class: interpreter (what it predicts), classifier (what that predicts), or the number of a class.
     """
     explainer, form = saved.load(classifier)
+    writable_folder(output)
     stored: dict[str, Any] = {"images": []}
+    unreadable: list[str] = []
     for start in range(0, len(images), BATCH_SIZE):
-        files = images[start : start + BATCH_SIZE]
-        local = explainer(torch.stack([form(open_picture(file)) for file in files]), for_class=for_class)
+        pictures = _readable(images[start : start + BATCH_SIZE], form, unreadable)
+        if not pictures:
+            continue
+        local = explainer(torch.stack([*pictures.values()]), for_class=for_class)
         described = local.to_dict()
         stored = described | {"images": stored["images"]}
-        for index, file in enumerate(files):
-            picture = save_figure(local.plot(index), output / f"{start + index + 1:03d}-{file.stem}.png")
+        for index, file in enumerate(pictures):
+            number = len(stored["images"]) + 1
+            picture = save_figure(local.plot(index), output / f"{number:03d}-{file.stem}.png")
             stored["images"].append({"file": str(file), "picture": picture.name} | described["images"][index])
             print(local.describe(index, title=str(file)))
-    write_json(output / "explanations.json", stored)
+    write_json(output / "explanations.json", stored | {"unreadable": unreadable})
     print(*(f"note: {note}" for note in explainer.fitted.notes), f"pictures and explanations.json are in {output}", sep="\n")
+    if unreadable:
+        raise DataError(f"{len(unreadable)} of {len(images)} files could not be read; the others are explained in {output}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain)}
+def _readable(files: Sequence[Path], form: ImageForm, unreadable: list[str]) -> dict[Path, torch.Tensor]:
+    """The pictures in ``files`` as the classifier wants them; what cannot be read is said and noted in ``unreadable``."""
+    found = {}
+    for file in files:
+        try:
+            found[file] = form(open_picture(file))
+        except DataError as error:
+            _say(error)
+            unreadable.append(str(error))
+    return found
+
+
+def report(
+    classifier: ClassifierOptions,
+    saved: SavedOptions,
+    *,
+    data: str,
+    output: Path = Path("flint-report.html"),
+    budget_seconds: float = 240.0,
+    title: str | None = None,
+) -> None:
+    """Make one HTML file, pictures and all, for someone who was not there when the classifier was trained.
+
+    Args:
+        data: pictures that figures and examples are taken from, best ones that were not learnt from; see evaluate.
+        output: file to write.
+        budget_seconds: for all of it; pictures of attributes are drawn by falling relevance until it is spent.
+        title: of the page.
+    """
+    explainer, form = saved.load(classifier)
+    pictures = _loader(open_data(data, "test"), form, explainer.fitted.view.num_classes)
+    written = explainer.report(output, pictures, budget_seconds=budget_seconds, title=title, data_name=data, progress=_on_terminal())
+    print(f"the report is {written} ({written.stat().st_size / 2**20:.1f} MB)")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain, report)}
 
 
 def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False) -> DataLoader[Any]:

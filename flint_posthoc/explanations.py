@@ -128,18 +128,26 @@ class Explanations:
         return evaluate(self.fitted, data)
 
     def report(
-        self, path: str | Path, data: Data, *, budget_seconds: float = 240.0, title: str | None = None, progress: bool = True
+        self,
+        path: str | Path,
+        data: Data,
+        *,
+        budget_seconds: float = 240.0,
+        title: str | None = None,
+        data_name: str = "",
+        progress: bool = True,
     ) -> Path:
         """One self-contained HTML file, for someone who was not there when the model was trained.
 
         Args:
             data: what figures, exemplars and samples are taken from, best images that were not learnt from; it is read twice.
             budget_seconds: for all of it; pictures of attributes are drawn by falling relevance until that is spent.
+            title: of the page.  data_name: what the data is, in words.
 
         Raises:
             ArtifactError: the folder is missing or cannot be written to.
         """
-        return write_report(self.fitted, path, data, budget_seconds=budget_seconds, title=title, progress=progress)
+        return write_report(self.fitted, path, data, budget_seconds=budget_seconds, title=title, data_name=data_name, progress=progress)
 
     def as_classifier(self) -> InterpreterClassifier:
         """g as the final model, an ``nn.Module`` on a copy of f cut at the deepest tap; its ``savings`` say what that saves."""

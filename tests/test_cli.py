@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -218,19 +219,49 @@ def test_a_file_that_is_no_picture_is_named(fitted: Path, tmp_path: Path, capsys
     assert "broken.png cannot be read as a picture" in capsys.readouterr().err
 
 
+def test_a_broken_file_among_good_ones_does_not_lose_the_others(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["good.png", "broken.png", "good <b>&.png"]
+    for name in names:
+        Image.fromarray(np.full((8, 8), 90, dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    output = tmp_path / "out" / "deeper"
+    command = ["explain", *(str(tmp_path / name) for name in names), *MODEL, "--interpreter", str(fitted), "--output", str(output)]
+    assert main(command) == 2
+    stored = json.loads((output / "explanations.json").read_text())
+    assert [Path(image["file"]).name for image in stored["images"]] == ["good.png", "good <b>&.png"]
+    assert "broken.png" in stored["unreadable"][0]
+    assert len(list(output.glob("*.png"))) == 2
+    assert "1 of 3 files could not be read" in capsys.readouterr().err
+
+
+def test_a_report_of_a_saved_interpreter(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "report.html"
+    command = ["report", *MODEL, "--interpreter", str(fitted), "--data", "digits", "--budget-seconds", "0", "--output", str(target)]
+    assert main([*command, "--title", "Digits & <co>"]) == 0
+    text = target.read_text()
+    assert "Digits &amp; &lt;co&gt;" in text
+    assert text.rstrip().endswith("</html>")
+    assert str(target) in capsys.readouterr().out
+    assert main([*command[:-1], str(tmp_path / "missing" / "report.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_from_a_shell(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flint_posthoc", "layers", "--model", "own_model:build", "--size", "3", "8", "8"]
+    command = [sys.executable, "-m", "flint_posthoc", "layers", "--model", "own_model:build"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("flint-posthoc: error: cannot import 'own_model'")
-    (tmp_path / "own_model.py").write_text(
-        "from torch import nn\n"
-        "def build():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))\n"
-    )
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "3 classes" in result.stdout
+    assert result.stderr.count("\n") == 1
+
+
+def test_factories_of_ones_own_are_found_where_the_command_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_model.py").write_text("from torch import nn\ndef build(outputs=3):\n    return nn.Linear(2, outputs)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    try:
+        assert build_classifier("own_model:build", arguments={"outputs": 5}).out_features == 5
+    finally:
+        sys.modules.pop("own_model", None)
 
 
 # ---- weights and data by name ----

@@ -116,7 +116,7 @@ def judged(drawn: Maximization, peaks: Tensor) -> dict[str, float]:
 def table(record: dict[str, Any]) -> str:
     lines = [
         f"{record['pairs']} pairs. Measured on the picture as a person gets it: clamped, 8 bits, median over shifts of one pixel.\n",
-        "| | φ_j ends above the exemplar's | total variation ≤ twice the exemplar's | both | φ_j's gain among the top three | median rise |",
+        "| | φ_j ends above the exemplar's | TV at most twice the exemplar's | both | φ_j's gain among the top three | median rise |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in record["variants"].items():
@@ -154,7 +154,7 @@ def speed(explain: FlintExplainer, images: Tensor, attributes: Tensor, subject: 
 def bare_passes(explain: FlintExplainer, images: Tensor, attributes: Tensor, settings: MaximizationSettings) -> None:
     """As many truncated forward and backward passes as the climb needs, and nothing else."""
     fitted, network = explain.fitted, explain.interpreter.attribute_network
-    moved = images.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    moved = images.clone(memory_format=torch.channels_last).requires_grad_(True)
     with fitted.view.frozen() as run:
         for _ in settings.stage_of_step:
             with autocast(fitted.device, settings.precision):
@@ -164,9 +164,9 @@ def bare_passes(explain: FlintExplainer, images: Tensor, attributes: Tensor, set
 
 def cost(speed: dict[str, float]) -> str:
     return (
-        f"{speed['pictures']} pictures of {speed['steps']} steps: {speed['together']:.2f} s at once, {speed['one_at_a_time']:.2f} s one at a "
-        f"time (× {speed['one_at_a_time_over_together']:.2f}); {speed['together_over_bare_passes']:.2f} times the bare truncated forward and "
-        "backward passes (medians of five interleaved runs)."
+        f"{speed['pictures']} pictures of {speed['steps']} steps: {speed['together']:.2f} s at once, {speed['one_at_a_time']:.2f} s "
+        f"one at a time (× {speed['one_at_a_time_over_together']:.2f}); {speed['together_over_bare_passes']:.2f} times the bare truncated "
+        "forward and backward passes (medians of five interleaved runs)."
     )
 
 

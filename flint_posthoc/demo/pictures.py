@@ -17,7 +17,7 @@ from ..figures import ExplainedImage, Figure, explained_images, picture_rows, sa
 from ..interpretation.relevance import GlobalInterpretation, LocalInterpretation
 
 MEANINGS = (
-    ("overview.png", "begin here: three explanations, and the images on which their attributes are strongest"),
+    ("overview.png", "three explanations, and the images on which their attributes are strongest"),
     ("explanation-*.png", "an image beside the attributes that made the prediction"),
     ("disagreement.png", "an image on which interpreter and classifier differ; such an explanation is not to be trusted"),
     ("attributes.png", "every attribute in use, by the images on which it is strongest"),

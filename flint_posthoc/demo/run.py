@@ -18,10 +18,12 @@ dictionary of attributes, φ0, φ1 and so on, from which it has to repeat the cl
 attributes for each image. What every attribute contributes to a decision is the explanation of it. The last 360 scans were kept from
 classifier and interpreter alike; all that follows is about them."""
 FILES = (
+    ("report.html", "begin here: everything on one page, to open in a browser or to send to someone"),
     *MEANINGS,
     ("evaluation.json", "the table above"),
     ("interpreter", "the interpreter; FlintExplainer.from_pretrained(folder, classifier) loads it"),
 )
+REPORT_SECONDS = 20.0  # at most, for the report
 SHOWN = (3, 5, 8)  # the digits whose explanations are drawn
 
 
@@ -48,6 +50,9 @@ def run_demo(folder: str | Path, *, seed: int = 0, max_steps: int | str = 600, p
     album.draw(target, evaluation, world)
     write_json(target / "evaluation.json", evaluation.to_dict())
     explainer.save_pretrained(target / "interpreter")
+    explainer.report(
+        target / "report.html", test, budget_seconds=REPORT_SECONDS, data_name="scans that were not learnt from", progress=progress
+    )
     lines = [f"  {name:<22}{meaning}" for name, meaning in FILES if any(target.glob(name))]
     yield "\n".join([f"Written to {target.resolve()}:", *lines])
 

@@ -131,7 +131,7 @@ def maximize(
 def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, settings: MaximizationSettings, start: str) -> Maximization:
     normalization, network = fitted.normalization, fitted.interpreter.attribute_network
     with fitted.view.frozen() as run, torch.inference_mode(False), torch.enable_grad():
-        images, attributes = images.clone(), attributes.clone()  # out of the caller's inference mode
+        images, attributes = images.detach().clone(), attributes.clone()  # out of the caller's inference mode
 
         def exactly(seen: Images) -> Attributes:
             return network.preactivations(run.activations(seen))

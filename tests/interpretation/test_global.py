@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
-from flint_posthoc.interpretation.relevance import GlobalInterpretation, RelevanceReservoir
+from flint_posthoc.interpretation.relevance import GlobalInterpretation
+from flint_posthoc.interpretation.reservoir import RelevanceReservoir
 
 NAN = math.nan
 

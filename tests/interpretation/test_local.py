@@ -181,3 +181,12 @@ def test_restricted_classes_are_positions_and_agree_nowhere_outside(pixels: Tens
     assert "the classifier's unrestricted prediction is none of the 2 explained classes" in local.caveat(index)
     assert "the classifier is explained restricted to 2 of its 4 classes" in str(local)
     assert local.to_dict()["class_ids"] == [3, 1]
+
+
+def test_a_notebook_shows_text_and_pictures_and_no_markup_of_names(without_pyplot) -> None:
+    explain = small.fitted(class_names=["<b>one</b>", "two", "three", "four"])
+    local, world = explain(small.images(9)), explain.global_interpretation(small.images(9))
+    for shown, pictures in ((local, 4), (world, 1)):
+        page = shown._repr_html_()
+        assert page.count("<img") == page.count("data:image/png;base64,") == pictures
+        assert "<b>" not in page
