@@ -32,14 +32,15 @@ def test_a_silent_attribute_adds_nothing(explain) -> None:
     pixels = small.images(40)
     found = contrast(explain.fitted, pixels, 0)
     silent = found.activation == 0
-    assert silent.any() and not silent.all()
+    assert silent.any()
+    assert not silent.all()
     assert found.difference[silent].abs().max() < 1e-6 < found.difference[~silent].abs().max()
 
 
 def test_attributes_that_do_not_exist(explain) -> None:
     with pytest.raises(ConfigurationError, match="no attribute 3; expected 0 to 2"):
         contrast(explain.fitted, small.images(2), 3)
-    with pytest.raises(ConfigurationError, match="2 of them, one an image; got torch.int64 of shape"):
+    with pytest.raises(ConfigurationError, match=r"2 of them, one an image; got torch\.int64 of shape"):
         contrast(explain.fitted, small.images(2), [0, 1, 2])
     with pytest.raises(ConfigurationError, match=r"torch\.float32"):
         contrast(explain.fitted, small.images(2), torch.tensor([0.0, 1.0]))

@@ -54,7 +54,8 @@ def test_ties_go_to_the_earlier_image(explain) -> None:
     assert any(found.found)
     for exemplars in found.found:
         if len(exemplars) == 2:
-            assert exemplars[0].position < 6 and exemplars[1].position == exemplars[0].position + 6
+            assert exemplars[0].position < 6
+            assert exemplars[1].position == exemplars[0].position + 6
 
 
 def test_classes_by_label(explain) -> None:

@@ -144,7 +144,8 @@ def test_what_is_encoded_is_decoded(parameterization: str, shape: tuple[int, int
 def test_frequencies_never_leave_the_valid_range() -> None:
     code = PARAMETERIZATIONS["fourier"]((2, 8, 8), NORMALIZATION)
     pixels = NORMALIZATION.denormalize(code.decode(torch.randn(4, 2, 8, 5, 2) * 50))
-    assert pixels.min() >= 0 and pixels.max() <= 1
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
 
 
 def test_it_starts_from_the_darkened_image_and_climbs(explain) -> None:
@@ -189,7 +190,8 @@ def test_a_dead_attribute_is_seen_to_have_failed() -> None:
         explain.interpreter.attribute_network.linear.bias[1] = -1e4
     found = maximize(explain.fitted, small.images(2), 1, settings=SHORT)
     assert not found.rose.any()
-    assert "did not rise" in found.title(0) and str(found).startswith("Maximization of 2 pictures: 0 rose")
+    assert "did not rise" in found.title(0)
+    assert str(found).startswith("Maximization of 2 pictures: 0 rose")
 
 
 # ---- what is measured ----
@@ -198,7 +200,9 @@ def test_a_dead_attribute_is_seen_to_have_failed() -> None:
 def test_pixels_are_those_that_a_person_gets(explain) -> None:
     found = maximize(explain.fitted, small.images(3), 0, settings=SHORT)
     levels = found.pixels * 255
-    assert torch.equal(levels, levels.round()) and levels.min() >= 0 and levels.max() <= 255
+    assert torch.equal(levels, levels.round())
+    assert levels.min() >= 0
+    assert levels.max() <= 255
     assert torch.equal(as_delivered(explain.fitted.normalization.normalize(found.pixels), explain.fitted.normalization), found.pixels)
 
 
@@ -214,7 +218,8 @@ def test_activation_afterwards_is_the_median_over_shifts_of_the_delivered_image(
 
 def test_shifts_are_nine_and_the_middle_one_is_the_image() -> None:
     image = torch.rand(1, 2, 4, 5)
-    assert len(shifted(image)) == 9 and torch.equal(shifted(image)[4], image)
+    assert len(shifted(image)) == 9
+    assert torch.equal(shifted(image)[4], image)
 
 
 def test_the_rank_of_a_gain_counts_larger_ones(explain) -> None:
@@ -233,7 +238,8 @@ def test_no_trace_is_left_and_the_same_call_gives_the_same_bits(explain) -> None
         first = maximize(explain.fitted, pixels, 0, settings=SHORT)
     with torch.inference_mode(), left_alone(model):
         second = maximize(explain.fitted, pixels, 0, settings=SHORT)
-    assert torch.equal(first.pixels, second.pixels) and torch.equal(first.final, second.final)
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(first.final, second.final)
     assert all(not parameter.requires_grad or parameter.grad is None for parameter in explain.interpreter.parameters())
 
 

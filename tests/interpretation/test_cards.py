@@ -1,0 +1,89 @@
+"""A card for each pair: its parts are those of the single tools, and pictures are drawn by falling relevance while there is time."""
+
+from dataclasses import replace
+
+import pytest
+import small
+import torch
+from models import left_alone
+
+from flint_posthoc.errors import ConfigurationError
+from flint_posthoc.interpretation import cards as cards_module
+from flint_posthoc.interpretation.ascent import GREY, Stage
+from flint_posthoc.interpretation.cards import draw_cards
+from flint_posthoc.interpretation.relevance import ClassAttributePair
+
+QUICK = replace(GREY, stages=(Stage(5, 2.0, 1.0, 0.0),), batch_size=2)
+PAIRS = [ClassAttributePair(j, c, r) for j, c, r in ((0, 0, 0.3), (1, 1, 0.9), (2, 2, -0.95), (0, 3, 0.5), (1, 0, 0.2))]
+
+
+@pytest.fixture(scope="module")
+def explain():
+    return small.rarely_firing(small.fitted(), share=0.6)
+
+
+def test_a_card_holds_what_each_tool_says(explain) -> None:
+    data = small.images(40).split(8)
+    with left_alone(explain.model):
+        cards = draw_cards(explain.fitted, data, PAIRS, k=2, maximization=QUICK)
+    found = explain.exemplars(data, PAIRS, k=2)
+    assert [card.pair for card in cards] == PAIRS
+    for card, exemplars in zip(cards, found.found, strict=True):
+        assert [exemplar.position for exemplar in card.exemplars] == [exemplar.position for exemplar in exemplars]
+        assert card.class_name == f"class {card.pair.class_index}"
+        if card.exemplars:
+            image = card.exemplars[0].image[None]
+            expected = explain.contrast(image, card.pair.attribute)
+            assert torch.allclose(card.contrast.difference, expected.difference[0], atol=1e-6)
+            assert card.attribution.heat.shape == (len(exemplars), small.SIDE, small.SIDE)
+            drawn = explain.maximize(image, card.pair.attribute, settings=QUICK)
+            assert card.picture.final_activation == pytest.approx(float(drawn.final_activation[0]), rel=0.05, abs=0.05)
+            assert card.picture.initial_activation == pytest.approx(card.exemplars[0].activation, abs=1e-3)
+
+
+def test_pictures_are_drawn_by_falling_relevance_until_the_time_is_spent(explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [(j, c) for j in range(3) for c in range(small.CLASSES)]
+    seen = [pair for pair, found in zip(every, explain.exemplars(small.images(60), every).found, strict=True) if found][:4]
+    pairs = [ClassAttributePair(j, c, r) for (j, c), r in zip(seen, (0.3, 0.9, -0.95, 0.5), strict=True)]
+    drawn, clock = [], iter(range(0, 1000, 10))
+    real = cards_module.maximize
+
+    def recorded(fitted, images, attributes, **settings):
+        drawn.append(list(attributes))
+        return real(fitted, images, attributes, **settings)
+
+    monkeypatch.setattr(cards_module, "maximize", recorded)
+    monkeypatch.setattr(cards_module.time, "monotonic", lambda: float(next(clock)))
+    told = []
+    cards = draw_cards(explain.fitted, small.images(60), pairs, budget_seconds=35, maximization=QUICK, progress=told.append)
+    assert drawn == [[seen[2][0], seen[1][0]]]  # at 10 s; the next two would have been done by 40 s
+    assert told == [2]
+    assert [card.picture is not None for card in cards] == [False, True, True, False]
+    assert cards[0].picture_note == "not drawn"
+
+
+def test_no_time_means_no_pictures_and_everything_else(explain) -> None:
+    cards = draw_cards(explain.fitted, small.images(40), PAIRS, budget_seconds=-1.0, maximization=QUICK)
+    assert all(card.picture is None for card in cards)
+    assert any(card.attribution is not None and card.contrast is not None for card in cards)
+
+
+def test_a_pair_without_images_is_a_card_without_pictures(explain) -> None:
+    with torch.no_grad():
+        silent = small.fitted()
+        silent.interpreter.attribute_network.linear.bias[1] = -1e4
+    (card,) = draw_cards(silent.fitted, small.images(20), [(1, 0)], maximization=QUICK)
+    assert (card.exemplars, card.picture, card.attribution, card.contrast) == ((), None, None, None)
+    assert len(card.plot().axes) == 8
+
+
+def test_pairs_that_do_not_exist(explain) -> None:
+    with pytest.raises(ConfigurationError, match="no pair of attribute 9"):
+        draw_cards(explain.fitted, small.images(4), [(9, 0)])
+
+
+def test_in_a_notebook(explain, without_pyplot) -> None:
+    (card,) = draw_cards(explain.fitted, small.images(20), PAIRS[:1], maximization=QUICK)
+    page = replace(card, class_name="<script>alert(1)</script>")._repr_html_()
+    assert page.count("<img") == 1
+    assert "<script>" not in page
