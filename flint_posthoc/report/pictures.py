@@ -91,7 +91,7 @@ def heat_over(pixels: Tensor, heat: Tensor, side: int = MAP) -> Image.Image:
     """A signed map in [-1, 1] (h, w) over a faded image (channels, H, W): blue speaks for, orange against."""
     ground = np.asarray(shrunk(as_image(pixels).convert("L"), side), dtype=np.float32) / 255
     laid = Image.fromarray(np.nan_to_num(_array(heat))).resize(ground.shape[::-1], Image.Resampling.BOX)
-    return _tinted(0.4 * ground + 0.58, np.asarray(laid))
+    return _tinted(0.4 * ground + 0.58, _boosted(np.asarray(laid)))
 
 
 def signed_picture(values: Tensor) -> Image.Image:
@@ -99,6 +99,12 @@ def signed_picture(values: Tensor) -> Image.Image:
     total = np.nan_to_num(_array(values)).sum(axis=0)
     peak = float(np.abs(total).max(initial=0))
     return _tinted(np.ones_like(total), total / peak if peak > 0 else total)
+
+
+def _boosted(heat: np.ndarray) -> np.ndarray:
+    """``heat`` scaled so that its strongest hundredth saturates: a few sharp peaks would leave the rest too pale to see."""
+    peak = float(np.quantile(np.abs(heat), 0.99))
+    return heat / peak if peak > 0 else heat
 
 
 def _tinted(ground: np.ndarray, heat: np.ndarray) -> Image.Image:

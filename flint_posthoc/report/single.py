@@ -15,6 +15,7 @@ from .sections import PairViews
 
 SHOWN = 5  # attributes of an image
 LEAST = 0.05  # absolute relevance of those
+DIFFERENT, OUTSIDE = "They disagree.", "The classifier’s own choice is not among these classes."
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Single:
 
     Attributes:
         explained: g's class, which the reasons are for.  classifier: f's.  label: the true one, ``None`` where that is not known.
+        mark: that they disagree, or that f's own choice is not explained; empty where they agree.
         caveat: what a reader must know before believing it; empty where there is nothing.
     """
 
@@ -43,7 +45,7 @@ class Single:
     explained: Name
     classifier: Name
     label: Name | None
-    agrees: bool
+    mark: str
     caveat: str
     reasons: tuple[Reason, ...]
     bias_share: str
@@ -52,12 +54,11 @@ class Single:
 def singles(
     content: ReportContent, selection: Selection, names: tuple[Name, ...], views: PairViews, book: PictureBook
 ) -> tuple[Single, ...]:
-    """Every sampled image, those on which classifier and interpreter disagree first; their pictures are put into ``book``."""
+    """Every sampled image, in the order of the sample; their pictures are put into ``book``."""
     samples = content.survey.samples
     if samples is None:
         return ()
     local = replace(samples.local, class_names=tuple(name.short for name in names))
-    order = sorted(range(len(local)), key=lambda index: bool(local.agrees[index]))
     carded = {j for j in selection.attributes if selection.served[j]}
     examples = _examples(views)
     top = local.top(SHOWN)
@@ -69,14 +70,14 @@ def singles(
             names[int(local.explained_class[index])],
             names[int(local.classifier_class[index])],
             labels[index],
-            bool(local.agrees[index]),
+            "" if local.agrees[index] else OUTSIDE if local.explained_class[index] == local.classifier_class[index] else DIFFERENT,
             local.caveat(index),
             tuple(
                 _reason(entry, int(local.explained_class[index]), examples, carded) for entry in top[index] if abs(entry.relevance) >= LEAST
             ),
             percent(float(local.bias_share[index]), 0),
         )
-        for index in order
+        for index in range(len(local))
     )
 
 

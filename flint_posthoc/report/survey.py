@@ -22,18 +22,19 @@ class SurveySettings:
 
     Attributes:
         samples_per_class: that go into the mean relevance of a class.
-        agreeing, disagreeing: that are explained one by one.
+        agreeing, disagreeing, outside: that are explained one by one, as ``ImageSampler`` has it.
     """
 
     samples_per_class: int = 100
     agreeing: int = 20
     disagreeing: int = 12
+    outside: int = 4
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that are explained one by one, those on which f and g disagree first.
+    """Images that are explained one by one, in the order in which a reader should see them: those on which f and g disagree first.
 
     Attributes:
         local: their explanations, for the class that g predicts.
@@ -70,11 +71,13 @@ class SurveyReading:
 
     def __init__(self, fitted: FittedInterpreter, settings: SurveySettings) -> None:
         self._fitted, self._sums = fitted, EvaluationSums()
-        seed, num_classes = settings.seed, fitted.view.num_classes
+        num_classes, seed = fitted.view.num_classes, settings.seed
         self._world = GlobalReading(fitted, samples_per_class=settings.samples_per_class, agreeing_only=False, seed=seed)
         self._histograms = HistogramReading(fitted.interpreter.num_attributes)
         self._images_of_class, self._confusions = Counter[int](), Counter[tuple[int, int]]()
-        self._sampler = ImageSampler(num_classes, agreeing=settings.agreeing, disagreeing=settings.disagreeing, seed=seed)
+        self._sampler = ImageSampler(
+            num_classes, agreeing=settings.agreeing, disagreeing=settings.disagreeing, outside=settings.outside, seed=seed
+        )
 
     @torch.no_grad()
     def add(self, batch: ReadBatch) -> None:
@@ -86,7 +89,7 @@ class SurveyReading:
         self._histograms.add(batch.attributes)
         self._images_of_class.update(g.tolist())
         self._confusions.update((first, second) for first, second in zip(f.tolist(), g.tolist(), strict=True) if first != second)
-        self._sampler.add(batch, g)
+        self._sampler.add(batch, g, kind.agreement(batch.classifier_logits, batch.interpreter_logits))
 
     def result(self) -> Survey:
         """What the batches so far tell. Raises ``EmptyDataError`` where there was none."""

@@ -83,28 +83,30 @@ def trust(content: ReportContent, selection: Selection, names: tuple[Name, ...])
     )
 
 
-def disagreements(evaluation: Evaluation) -> int:
-    """The number of images on which g does not decide as f does, or f's unrestricted class is not explained."""
-    return evaluation.samples - round(evaluation.fidelity_inside * evaluation.samples)
+def _share(share: float, evaluation: Evaluation) -> int:
+    """A share of the images as their number."""
+    return round(share * evaluation.samples)
 
 
 def _disagreement(evaluation: Evaluation) -> str:
-    differing = disagreements(evaluation)
-    if not differing:
-        return f"On all {evaluation.samples:,} images both decide the same."
-    outside = "" if evaluation.inside_classes == 1 else ", or the classifier's own choice is none of the classes explained here"
-    return (
-        f"On {counted(differing, 'image')} of {evaluation.samples:,} they disagree{outside}. There, an explanation tells why the "
-        "interpreter decided, not why the classifier did; such images are marked on this page."
-    )
+    differing, outside = (_share(1 - share, evaluation) for share in (evaluation.fidelity, evaluation.inside_classes))
+    sentences = [
+        f"On {counted(differing, 'image')} of {evaluation.samples:,} they disagree."
+        if differing
+        else f"On all {evaluation.samples:,} images both decide the same.",
+        f"On {outside:,} the classifier’s own choice is none of the classes explained here." if outside else "",
+        "There, an explanation tells why the interpreter decided, not why the classifier did; such images are marked on this page."
+        if differing or outside
+        else "",
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _tiles(evaluation: Evaluation) -> tuple[Tile, ...]:
     concise = evaluation.conciseness[2.0]["absolute"]
-    differing = disagreements(evaluation)
     tiles = [
         Tile(percent(evaluation.fidelity), "fidelity: interpreter and classifier decide the same"),
-        Tile(f"{differing:,}", f"of {counted(evaluation.samples, 'image')} on which they disagree"),
+        Tile(f"{_share(1 - evaluation.fidelity, evaluation):,}", f"of {counted(evaluation.samples, 'image')} on which they disagree"),
         Tile(f"{len(evaluation.live_attributes)} of {evaluation.num_attributes}", "attributes in use"),
         Tile("–" if math.isnan(concise) else f"{concise:.1f}", "attributes carry a typical explanation (conciseness, τ = 2)"),
     ]

@@ -44,7 +44,7 @@ def write_report(
         data: what figures, exemplars and samples are taken from, best images that were not learnt from; it is read twice.
         budget_seconds: for all of it; AM+PI is drawn by falling relevance until that is spent.
         threshold: of relevance above which an attribute counts for a class (0.1 in the paper).
-        samples: images that are explained one by one, and again up to 60 % as many on which f and g disagree.
+        samples: images that are explained one by one; those on which f and g disagree come on top, up to 60 % as many.
         title: of the page.  data_name: what the data is, in words.
         seed: of the choice of samples.
         limits: how much fits on the page.
@@ -63,7 +63,10 @@ def write_report(
         )
     target = _writable(path)
     _require_twice_readable(data)
-    limits, settings = limits or Limits(), SurveySettings(agreeing=samples, disagreeing=round(0.6 * samples), seed=seed)
+    limits, settings = (
+        limits or Limits(),
+        SurveySettings(agreeing=samples, disagreeing=round(0.6 * samples), outside=samples // 5, seed=seed),
+    )
     with tqdm(total=num_images(data), desc="report: reading the data", unit="image", disable=not progress) as bar:
         seen = survey(fitted, data, settings, seen=bar.update)
     pairs = seen.world.pairs(threshold)
@@ -71,7 +74,7 @@ def write_report(
     cards, failures = _cards(fitted, data, pairs[: limits.pairs], left, progress)
     subject = subject_of(fitted, title=title, data_name=data_name)
     content = ReportContent(subject, seen, cards, len(pairs), threshold, failures, limits)
-    write_bytes(target, render(content).encode())
+    write_bytes(target, render(content).encode("utf-8", "replace"))
     return target
 
 

@@ -18,6 +18,7 @@ from flint_posthoc.report.histogram import HistogramReading
 from flint_posthoc.report.survey import Samples, Survey
 
 THRESHOLD = 0.1
+HOSTILE = ("<script>alert(1)</script>", '"quoted" & <b>bold</b>', "🦊 fox 🦊", "x" * 500, "a\x00b\udcffc\n\td", "", "never seen")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -77,12 +78,12 @@ def evaluation(attributes: int, classes: int) -> Evaluation:
 
 
 def samples(shape: tuple[int, int, int], attributes: int, class_names: tuple[str, ...], count: int, seed: int = 0) -> Samples:
-    """Explanations of ``count`` images; classifier and interpreter part on every fourth."""
+    """Explanations of ``count`` images; classifier and interpreter disagree on the first quarter."""
     source, classes = generator(seed), len(class_names)
     phi = torch.rand(count, attributes, generator=source)
     contributions = phi * torch.randn(count, attributes, generator=source)
     explained = torch.arange(count) % (classes - 1)
-    agrees = torch.arange(count) % 4 != 0
+    agrees = torch.arange(count) >= count // 4
     of_classifier = torch.where(agrees, explained, (explained + 1) % (classes - 1))
     pixels = torch.stack([photograph(shape, 1000 + index) for index in range(count)])
     logits = torch.randn(count, classes, generator=source)

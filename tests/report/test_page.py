@@ -12,8 +12,6 @@ import torch
 from flint_posthoc.report.content import Limits
 from flint_posthoc.report.page import render
 
-HOSTILE = ("<script>alert(1)</script>", '"quoted" & <b>bold</b>', "🦊 fox 🦊", "x" * 500, "a\x00b\udcffc\n\td", "")
-
 
 class Elements(HTMLParser):
     """Every element with its attributes, and all text."""
@@ -93,7 +91,7 @@ def test_nothing_is_loaded_and_the_policy_knows_style_and_script_by_their_hash(p
 
 
 def test_class_names_stay_text_and_are_shortened_in_tables() -> None:
-    content = synthetic.content(class_names=(*HOSTILE, "never"))
+    content = synthetic.content(class_names=synthetic.HOSTILE)
     elements = Elements(render(content))
     assert [tag for tag, _ in elements.tags].count("script") == 1
     assert "b" not in {tag for tag, _ in elements.tags}
@@ -168,6 +166,13 @@ def test_a_report_of_photographs_stays_small() -> None:
 
 def test_the_page_does_not_depend_on_the_process(page: str) -> None:
     assert render(synthetic.content()) == page
+
+
+def test_a_restricted_classifier_is_said_to_choose_otherwise() -> None:
+    content = synthetic.content()
+    restricted = synthetic.replace(content.survey.evaluation, inside_classes=0.6)
+    page = render(synthetic.replace(content, survey=synthetic.replace(content.survey, evaluation=restricted)))
+    assert "On 38 images of 1,000 they disagree. On 400 the classifier’s own choice is none of the classes explained here." in page
 
 
 def test_grey_images_are_kept_pixel_by_pixel_and_photographs_are_not(page: str) -> None:

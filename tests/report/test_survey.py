@@ -75,7 +75,7 @@ def test_the_seed_says_which_images_are_chosen(explain: FlintExplainer, pixels: 
 
 
 def test_no_samples_are_none(explain: FlintExplainer, pixels: Tensor) -> None:
-    assert survey(explain.fitted, pixels, SurveySettings(agreeing=0, disagreeing=0)).samples is None
+    assert survey(explain.fitted, pixels, SurveySettings(agreeing=0, disagreeing=0, outside=0)).samples is None
 
 
 def test_empty_data_is_refused(explain: FlintExplainer) -> None:
@@ -83,27 +83,35 @@ def test_empty_data_is_refused(explain: FlintExplainer) -> None:
         survey(explain.fitted, [])
 
 
-def batch(count: int, agrees: bool = True) -> ReadBatch:
-    flags, images = torch.full((count,), agrees), torch.zeros(count, 1, 2, 2)
-    return ReadBatch(images, None, (), torch.zeros(count, 1), torch.zeros(count, 2), torch.zeros(count, 2), flags, flags)
+def batch(count: int) -> ReadBatch:
+    inside, images = torch.ones(count, dtype=torch.bool), torch.zeros(count, 1, 2, 2)
+    inside[::10] = False
+    return ReadBatch(images, None, (), torch.zeros(count, 1), torch.zeros(count, 2), torch.zeros(count, 2), inside, inside)
+
+
+def flags(count: int, value: bool) -> Tensor:
+    return torch.full((count,), value)
 
 
 @pytest.mark.parametrize("num_classes", [3, 1000])
 def test_the_sample_is_bounded_however_many_classes_there_are(num_classes: int) -> None:
-    sampler = ImageSampler(num_classes, agreeing=20, disagreeing=4, seed=0)
+    sampler = ImageSampler(num_classes, agreeing=20, disagreeing=4, outside=3, seed=0)
     for start in range(0, 3000, 100):
-        sampler.add(batch(100), torch.arange(start, start + 100) % num_classes)
-        sampler.add(batch(100, agrees=False), torch.arange(start, start + 100) % num_classes)
-        assert len(sampler.result()) <= 24
-    assert len(sampler.result()) == 24
+        classes = torch.arange(start, start + 100) % num_classes
+        sampler.add(batch(100), classes, flags(100, True))
+        sampler.add(batch(100), classes, flags(100, False))
+        assert len(sampler.result()) <= 27
+    assert len(sampler.result()) == 27
+    assert all(sample.position % 10 == 0 for sample in sampler.result()[4:7])
 
 
 def test_the_choice_is_uniform_over_the_stream() -> None:
     kept: Counter[int] = Counter()
+    whole = batch(5)._replace(inside=flags(5, True))
     for seed in range(600):
-        sampler = ImageSampler(1, agreeing=5, disagreeing=0, seed=seed)
+        sampler = ImageSampler(1, agreeing=5, disagreeing=0, outside=0, seed=seed)
         for _ in range(4):
-            sampler.add(batch(5), torch.zeros(5, dtype=torch.int64))
+            sampler.add(whole, torch.zeros(5, dtype=torch.int64), flags(5, True))
         kept.update(sample.position for sample in sampler.result())
     expected = 600 * 5 / 20
     assert sum((kept[position] - expected) ** 2 / expected for position in range(20)) < 43.8  # the 0.1 % point for 19 degrees of freedom

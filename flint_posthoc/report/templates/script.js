@@ -79,7 +79,7 @@ function showAll() {
 
 filter.hidden = false;
 filter.addEventListener("change", applyFilter);
-filter.addEventListener("reset", () => setTimeout(applyFilter));
+filter.addEventListener("reset", (event) => { event.preventDefault(); order.value = "relevance"; showAll(); });
 filter.addEventListener("submit", (event) => event.preventDefault());
 
 // ---- the heat map: one stop of the tab key, arrow keys inside ----
