@@ -298,3 +298,23 @@ def save(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     return path
+
+
+def _plain_axes(axes: Any, heading: str, horizontal: str, vertical: str = "") -> None:
+    axes.set_title(heading, fontsize=9)
+    axes.set_xlabel(horizontal, fontsize=8)
+    axes.set_ylabel(vertical, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def ranked_bars(names: Sequence[str], values: Sequence[float], *, heading: str, axis: str) -> Figure:
+    """Horizontal bars in the given order, the first one on top."""
+    figure = new_figure(5, min(30, 0.18 * len(names) + 1.2))
+    axes = figure.subplots()
+    axes.barh(range(len(names)), values, color=[POSITIVE if value >= 0 else NEGATIVE for value in values], height=0.7)
+    axes.set_yticks(range(len(names)), [shorten(name) for name in names])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    _plain_axes(axes, heading, axis)
+    return figure

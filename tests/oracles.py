@@ -234,3 +234,28 @@ def rank_correlation(one: Vector, other: Vector) -> float:
     """Spearman's: Pearson's correlation of ranks; 0 where one never varies."""
     pairs = [[a, b] for a, b in zip(ranks(one), ranks(other), strict=True)]
     return correlation(pairs, 0, 1)
+
+
+# ---- evaluation ----
+
+
+def linear(row: Vector, weight: Matrix, bias: Vector) -> list[float]:
+    """h: W φ + b."""
+    return [b + sum(w * phi for w, phi in zip(weights, row, strict=True)) for weights, b in zip(weight, bias, strict=True)]
+
+
+def swapped_fidelity(f_logits: Matrix, attributes: Matrix, weight: Matrix, bias: Vector, j: int) -> float:
+    """The mean fidelity over all pairs of samples when one gets φ_j of the other: what shuffling φ_j expects."""
+    hits = []
+    for f, row in zip(f_logits, attributes, strict=True):
+        for other in attributes:
+            swapped = [other[i] if i == j else value for i, value in enumerate(row)]
+            hits.append(float(argmax(f) == argmax(linear(swapped, weight, bias))))
+    return mean(hits)
+
+
+def auroc(score: Vector, positive: Sequence[bool]) -> float:
+    """The share of (positive, negative) pairs in which the positive one scores higher, ties by half."""
+    ours = [value for value, flag in zip(score, positive, strict=True) if flag]
+    theirs = [value for value, flag in zip(score, positive, strict=True) if not flag]
+    return mean([(a > b) + 0.5 * (a == b) for a in ours for b in theirs])

@@ -1,0 +1,90 @@
+"""Ranks, correlations, areas and intervals against loops; tables and JSON of any result."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flint_posthoc.evaluation.estimates import auroc, bootstrap, correlation, rank_correlation, ranks
+from flint_posthoc.evaluation.words import number, percent, plain, table
+
+pairs = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=20)
+
+
+def columns(rows: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    first, second = zip(*rows, strict=True)
+    return torch.tensor(first, dtype=torch.float32), torch.tensor(second, dtype=torch.float32)
+
+
+@given(pairs)
+def test_ranks_and_their_correlation_are_the_loops_with_ties(rows: list[tuple[int, int]]) -> None:
+    first, second = columns(rows)
+    assert ranks(first).tolist() == oracles.ranks(first.tolist())
+    found = rank_correlation(first, second)
+    if len(set(first.tolist())) == 1 or len(set(second.tolist())) == 1:
+        assert math.isnan(found)
+        assert math.isnan(correlation(first, second))
+    else:
+        assert found == pytest.approx(oracles.rank_correlation(first.tolist(), second.tolist()), abs=1e-9)
+
+
+@given(pairs)
+def test_the_area_under_the_curve_counts_pairs(rows: list[tuple[int, int]]) -> None:
+    score, second = columns(rows)
+    positive = second > 0
+    if positive.all() or not positive.any():
+        assert auroc(score, positive) is None
+    else:
+        assert auroc(score, positive) == pytest.approx(oracles.auroc(score.tolist(), positive.tolist()))
+
+
+def test_an_interval_holds_the_mean_shrinks_with_samples_and_depends_on_the_seed_alone() -> None:
+    few, many = torch.randn(30), torch.randn(3000)
+    interval = bootstrap(few, seed=1)
+    assert interval.low < interval.mean < interval.high
+    assert interval.mean == pytest.approx(few.mean().item(), rel=1e-5)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * few.std().item() / math.sqrt(30), rel=0.15)
+    assert bootstrap(many).high - bootstrap(many).low < 0.2 * (interval.high - interval.low)
+    assert bootstrap(few, seed=1) == interval != bootstrap(few, seed=2)
+
+
+def test_what_is_unknown_takes_no_part_in_an_interval() -> None:
+    known = torch.tensor([1.0, 2.0, 3.0])
+    assert bootstrap(torch.cat([known, torch.tensor([math.nan])])) == bootstrap(known)
+    assert math.isnan(bootstrap(torch.tensor([math.nan])).mean)
+    assert str(bootstrap(torch.tensor([math.nan]))) == "-"
+    assert str(bootstrap(torch.tensor([0.5, 0.5]))) == "+0.50 [+0.50, +0.50]"
+
+
+def test_tables_have_columns() -> None:
+    assert (
+        table(("", "a", "long"), [("first row", "1", "2"), ("b", "300", "-")])
+        == "             a  long\nfirst row    1     2\nb          300     -"
+    )
+    assert (percent(0.12345), percent(None), percent(math.nan)) == ("12.35 %", "-", "-")
+    assert (number(1.236), number(None), number(math.nan), number(2, 0)) == ("1.24", "-", "-", "2")
+
+
+class _Named(NamedTuple):
+    left: float
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Result:
+    share: float
+    values: Tensor
+    by_name: dict[int, _Named]
+
+
+def test_any_result_becomes_plain_json() -> None:
+    exported = plain(_Result(math.nan, torch.tensor([[1.0, math.inf]]), {3: _Named(0.5, (1, 2))}))
+    assert exported == {"share": None, "values": [[1.0, None]], "by_name": {"3": {"left": 0.5, "right": [1, 2]}}}
+    assert json.loads(json.dumps(exported, allow_nan=False)) == exported
