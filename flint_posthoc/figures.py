@@ -318,3 +318,21 @@ def ranked_bars(names: Sequence[str], values: Sequence[float], *, heading: str, 
     axes.axvline(0, color="black", linewidth=0.8)
     _plain_axes(axes, heading, axis)
     return figure
+
+
+def count_matrix(counts: np.ndarray, names: Sequence[str], *, heading: str) -> Figure:
+    """Counts (C, C) as a table; colour is the share of a row. Up to 20 classes the counts are written in."""
+    classes = len(names)
+    figure = new_figure(min(20, 0.4 * classes + 2), min(20, 0.36 * classes + 1.6))
+    axes = figure.subplots()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    for row, column in np.argwhere(counts) if classes <= 20 else ():
+        axes.text(
+            column, row, counts[row, column], ha="center", va="center", fontsize=6, color="white" if shares[row, column] > 0.5 else "black"
+        )
+    ticks = range(0, classes, max(1, math.ceil(classes / 50)))
+    axes.set_xticks(ticks, [shorten(names[tick], 18) for tick in ticks], rotation=60, ha="right")
+    axes.set_yticks(ticks, [shorten(names[tick], 18) for tick in ticks])
+    _plain_axes(axes, heading, "interpreter", "classifier")
+    return figure
