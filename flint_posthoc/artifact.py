@@ -21,16 +21,17 @@ from .interpreter.interpreter import Interpreter, InterpreterConfig
 from .learning.history import FitHistory
 from .storage import artifact_folder, file_digest, fingerprint, read_json, read_tensors, writable_folder, write_json, write_tensors
 
-JSON_NAME, TENSORS_NAME = "flint.json", "interpreter.safetensors"
+JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME = "flint.json", "interpreter.safetensors", "classifier.safetensors"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class SavedExplainer:
-    """What an artefact holds beside f itself."""
+    """What an artefact holds; f itself only where it learnt beside the interpreter (``trained_classifier``)."""
 
     fitted: FittedInterpreter
     history: FitHistory
+    trained_classifier: bool = False
 
 
 def save(folder: str | Path, saved: SavedExplainer) -> Path:
@@ -46,7 +47,12 @@ def save(folder: str | Path, saved: SavedExplainer) -> Path:
     }
     identity = fingerprint(fitted.view.model)
     write_tensors(path / TENSORS_NAME, tensors, {"classifier": identity})
-    classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__}
+    classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "trained": saved.trained_classifier}
+    if saved.trained_classifier:
+        state = fitted.view.model.state_dict()
+        write_tensors(
+            path / CLASSIFIER_NAME, {name: value.detach().cpu().clone() for name, value in state.items()}, {"classifier": identity}
+        )
     write_json(path / JSON_NAME, _description(saved) | {"classifier": classifier, "tensors": file_digest(path / TENSORS_NAME)})
     return path
 
@@ -100,6 +106,25 @@ def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: to
         raise DamagedArtifactError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
+def load_trained_classifier(folder: str | Path, model: nn.Module) -> None:
+    """Give ``model`` the weights that a joint fit left, in place.
+
+    Raises:
+        NotAnArtifactError: the folder holds none, because its fit left the classifier as it was.
+        DamagedArtifactError: they do not fit the model.
+    """
+    path = artifact_folder(folder) / CLASSIFIER_NAME
+    if not path.exists():
+        raise NotAnArtifactError(f"{path.parent} holds no {CLASSIFIER_NAME}: only a fit with joint=True saves the classifier")
+    stored = read_tensors(path).tensors
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in stored.items()}
+    if wanted != found:
+        different = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+        raise DamagedArtifactError(f"{path} does not fit this {type(model).__qualname__}: {', '.join(different[:5])} differ")
+    model.load_state_dict(stored)
+
+
 def _check_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, insist: bool) -> tuple[str, ...]:
     found = fingerprint(model)
     if found == stored["fingerprint"]:
@@ -148,7 +173,7 @@ def _rebuild(
         class_means.to(device),
         (*map(str, stored["notes"]), *note),
     )
-    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]))
+    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), bool(stored["classifier"].get("trained", False)))
 
 
 def _fill(interpreter: Interpreter, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -47,15 +47,15 @@ _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 Data: TypeAlias = Any  # one of the forms above; whether it is one of them is checked here and said in words, not by the type
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
-Labels: TypeAlias = Literal["optional", "required", "ignored"]
+Labels: TypeAlias = Literal["optional", "required", "targets", "ignored"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as the classifier sees them, float32 and finite, and their labels where the data has them."""
+    """Images as the classifier sees them, float32 and finite, and their labels where the data has them: classes, or (on request) shares."""
 
     images: Images
-    labels: Int64[Tensor, " b"] | None
+    labels: Int64[Tensor, " b"] | Float[Tensor, "b classes"] | None
 
 
 def batches(
@@ -71,7 +71,7 @@ def batches(
     Args:
         image_shape: (C, H, W) of every image; ``None``: the first batch decides.
         num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
-        labels: "required" raises where there are none, "ignored" does not even look at them.
+        labels: "required" raises where there are none, "targets" takes one-hot and soft ones (B, num_classes) too, "ignored" looks at none.
 
     Raises:
         EmptyDataError, BatchFormatError, ImageShapeError, NonFinitePixelsError, MissingLabelsError, LabelRangeError; each but the first
@@ -89,6 +89,11 @@ def batches(
             yield Batch(images.to(device), None if checked is None else checked.to(device))
     if empty:
         raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
+
+
+def class_of(labels: Tensor) -> Tensor:
+    """The class (b,) that each image counts under: the label, or of a soft one the largest share."""
+    return labels if labels.dim() == 1 else labels.argmax(dim=1)
 
 
 def first_images(data: Data, limit: int = BATCH_SIZE) -> Images:
@@ -118,8 +123,8 @@ class FirstPass:
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
     def require_labels(self, num_classes: int) -> None:
-        """Raise ``MissingLabelsError`` or ``LabelRangeError`` unless the first batch has labels in [0, ``num_classes``)."""
-        next(batches(self._head, device="cpu", num_classes=num_classes, labels="required"))
+        """Raise ``MissingLabelsError``, ``LabelRangeError`` or ``BatchFormatError`` unless the first batch has labels, hard or soft."""
+        next(batches(self._head, device="cpu", num_classes=num_classes, labels="targets"))
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._head
@@ -285,6 +290,23 @@ def _required_labels(labels: Any, count: int, num_classes: int | None, place: st
     return classes
 
 
+def _targets(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
+    """Classes (b,) as int64, or shares (b, num_classes) as float32 whose rows are not negative and sum to 1."""
+    shares = labels if isinstance(labels, Tensor | np.ndarray) and labels.ndim == 2 else None
+    if shares is None:
+        return _required_labels(labels, count, num_classes, place)
+    wide = torch.as_tensor(shares).float()
+    if (
+        tuple(wide.shape) != (count, num_classes)
+        or bool((wide < 0).any())
+        or not torch.allclose(wide.sum(dim=1), torch.ones(count), atol=1e-3)
+    ):
+        raise BatchFormatError(
+            f"{place}: soft labels are {_describe(labels)}; expected shape ({count}, {num_classes}), no negative share, rows that sum to 1"
+        )
+    return wide
+
+
 def _ignored_labels(labels: Any, count: int, num_classes: int | None, place: str) -> None:
     return None
 
@@ -292,6 +314,7 @@ def _ignored_labels(labels: Any, count: int, num_classes: int | None, place: str
 LABEL_POLICIES: dict[str, Callable[[Any, int, int | None, str], Tensor | None]] = {
     "optional": _optional_labels,
     "required": _required_labels,
+    "targets": _targets,
     "ignored": _ignored_labels,
 }
 

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from .arrays import Images
-from .artifact import JSON_NAME, TENSORS_NAME, SavedExplainer, load, save
+from .artifact import CLASSIFIER_NAME, JSON_NAME, TENSORS_NAME, SavedExplainer, load, load_trained_classifier, save
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
-from .classifier.taps import check_device, no_trace, resolve_layers, unwrap
+from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
 from .data import Data, FirstPass, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
 from .explanations import Explanations
@@ -50,7 +50,7 @@ class FlintExplainer(Explanations):
         normalization: how [0, 1] pixels became the classifier's input; ``None``: the adapter's, or estimated from the data, as results say.
         input_size: (channels, height, width); ``None``: the adapter's, or the first batch decides.
         device: where to work; ``None``: where the model is. Another one moves the model.
-        joint: train the classifier too (by design).
+        joint: train the classifier too (by design); may be set later, and then starts from the fitted interpreter.
         adapter: what to know of the model's family; ``None``: the installed adapter that matches.
         config: sizes, loss weights, schedule and optimisation; presets are such values.
 
@@ -188,14 +188,14 @@ class FlintExplainer(Explanations):
         resume: bool = False,
         progress: bool = True,
     ) -> FitHistory:
-        """Learn the interpreter of the frozen classifier. Labels are not needed.
+        """Learn the interpreter of the frozen classifier; labels are not needed. With ``joint`` the classifier learns too, in place.
 
         Args:
             data: any iterable of images, of (images, labels) or of dicts as Hugging Face loaders give; images as the classifier sees them.
             validation: the same, to judge each epoch by.
             epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
-            cache: where f's activations are kept: "memory", "off" (f runs in every epoch), "auto", or a cache that was built before.
+            cache: where f's activations are kept, unless it learns: "memory", "off" (f runs in every epoch), "auto", or one built before.
             precision: of f's pass: "auto" (its own) or "float32".
             checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
 
@@ -209,14 +209,14 @@ class FlintExplainer(Explanations):
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
         if precision not in PRECISIONS:
             raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-        with no_trace(self.model), _learning():
+        with trainable(self.model) if self.joint else no_trace(self.model), _learning():
             torch.manual_seed(settings.seed)  # of a shuffling loader too
             first_pass = FirstPass(data)
-            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress)
+            start = None if self._saved is None else self.interpreter
+            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress, self.joint, start)
             prepared = self._prepare(first_pass.images)
             if self.joint:
                 first_pass.require_labels(prepared.view.num_classes)
-                raise ConfigurationError("joint=True is not part of this version yet; joint=False leaves the classifier as it is")
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(
@@ -228,7 +228,7 @@ class FlintExplainer(Explanations):
             result.survey.class_means.to(self.device),
             prepared.notes,
         )
-        self._saved = SavedExplainer(fitted, result.history)
+        self._saved = SavedExplainer(fitted, result.history, trained_classifier=self.joint)
         return result.history
 
     def cache(self, data: Data, *, progress: bool = True) -> ActivationCache:
@@ -264,10 +264,12 @@ class FlintExplainer(Explanations):
         device: torch.device | str | None = None,
         adapter: ModelAdapter | None = None,
         allow_other_classifier: bool = False,
+        load_classifier: bool = False,
     ) -> FlintExplainer:
         """A saved explainer beside the classifier that it was fitted to.
 
         Args:
+            model: that classifier. With ``load_classifier`` a module of the same architecture, which gets the weights of the joint fit.
             folder: written by ``save_pretrained``, or the name of a repository on the Hugging Face hub.
             allow_other_classifier: insist on a classifier of another fingerprint; every result then says so.
 
@@ -276,6 +278,8 @@ class FlintExplainer(Explanations):
         """
         module = unwrap(model)
         adapter = adapter or find_adapter(module)
+        if load_classifier:
+            load_trained_classifier(_local(folder), module)
         with no_trace(module):
             saved = load(_local(folder), module, adapter, check_device(module), insist=allow_other_classifier)
         fitted = saved.fitted
@@ -321,6 +325,6 @@ def _local(folder: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME]))
+        return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME]))
     except (OSError, ValueError) as error:  # what the hub raises: no connection, no such repository
         raise NotAnArtifactError(f"{folder} is no folder here, and no repository to be had from the Hugging Face hub: {error}") from error

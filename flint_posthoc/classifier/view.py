@@ -113,6 +113,12 @@ class ClassifierView:
         with frozen(self.model), tapped(self.model, self.adapter, self.layouts) as run:
             yield OpenView(self, run)
 
+    @contextmanager
+    def live(self) -> Iterator[OpenView]:
+        """The classifier as it stands, with hooks on the taps: for training it."""
+        with tapped(self.model, self.adapter, self.layouts) as run:
+            yield OpenView(self, run)
+
 
 def _floats(activations: Activations) -> Activations:
     return tuple(maps.float() for maps in activations)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..arrays import Activations, Images, Logits
 from ..classifier.view import ClassifierView
-from ..data import Batch, Data, batches
+from ..data import Batch, Data, Labels, batches, class_of
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..measures import area_resize
 from ..storage import fingerprint
@@ -27,6 +27,7 @@ class LearningBatch(NamedTuple):
     logits: Logits  # f's, over the explained classes
     target: Images  # the classifier's input at the decoder's resolution
     classes: Tensor  # (b,) the class an image counts under: its label, or f's prediction where there is none
+    prediction: Tensor | None = None  # L_pred of these images, weighted, with its graph; by design only
 
     def to(self, device: torch.device) -> LearningBatch:
         """The same batch on ``device``."""
@@ -43,6 +44,7 @@ class Preparation(NamedTuple):
     resolution: tuple[int, int]
     image_shape: tuple[int, int, int]
     device: torch.device
+    labels: Labels = "optional"
 
     def bytes_per_image(self) -> int:
         """Of a cached image, in float32."""
@@ -52,7 +54,7 @@ class Preparation(NamedTuple):
 
     def read(self, data: Data) -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
-        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes)
+        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=self.labels)
 
     @torch.no_grad()
     def passes(self, data: Data) -> Iterator[LearningBatch]:
@@ -60,7 +62,7 @@ class Preparation(NamedTuple):
         with self.view.frozen() as run:
             for batch in self.read(data):
                 result = run(batch.images)
-                classes = self.view.kind.prediction(result.logits) if batch.labels is None else batch.labels
+                classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels)
                 yield LearningBatch(self.reduce(result.activations), result.logits, area_resize(batch.images, self.resolution), classes)
 
 
@@ -115,7 +117,7 @@ class ActivationCache:
         if not parts:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
         maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
-        logits, target, classes = (torch.cat(column) for column in zip(*(part[1:] for part in parts), strict=True))
+        logits, target, classes = (torch.cat(column) for column in zip(*(part[1:4] for part in parts), strict=True))
         view = preparation.view
         return cls(LearningBatch(maps, logits, target, classes), view.layers, view.class_ids, fingerprint(view.model))
 
@@ -125,7 +127,7 @@ class ActivationCache:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        tensors = (*self.stored.activations, *self.stored[1:])
+        tensors = (*self.stored.activations, *self.stored[1:4])
         return sum(tensor.nbytes for tensor in tensors)
 
     def check(self, preparation: Preparation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,17 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+class Restored(NamedTuple):
+    """What a checkpoint tells beside the weights that it brings back."""
+
+    history: FitHistory
+    best: dict[str, Tensor] | None
+
+
 class FitCheckpoint:
     """Where a fit's state after its last whole epoch stands.
 
@@ -43,18 +54,26 @@ class FitCheckpoint:
         self.path = Path(folder) / FILE_NAME
         self.identity = identity
 
-    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor, history: FitHistory) -> None:
-        """Replace the checkpoint in one atomic step."""
+    def save(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        silent_steps: Tensor,
+        history: FitHistory,
+        best: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Replace the checkpoint in one atomic step. ``best``: weights to end with, where these are not the last ones."""
         tensors = (
             {f"module.{name}": value for name, value in module.state_dict().items()}
             | _optimizer_tensors(optimizer)
             | {"silent_steps": silent_steps}
+            | {f"best.{name}": value for name, value in (best or {}).items()}
         )
         metadata = {"format": str(FORMAT), "identity": json.dumps(self.identity, sort_keys=True), "history": json.dumps(history.to_dict())}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(self.path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor) -> FitHistory:
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor) -> Restored:
         """Bring everything back to the end of the last saved epoch; an empty history where nothing was saved yet.
 
         Raises:
@@ -62,14 +81,14 @@ class FitCheckpoint:
             DamagedArtifactError: the file is truncated or altered.
         """
         if not self.path.exists():
-            return FitHistory()
+            return Restored(FitHistory(), None)
         tensors, metadata = read_tensors(self.path)
         self._check_identity(metadata)
         try:
-            module.load_state_dict({name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")})
+            module.load_state_dict(_below("module.", tensors))
             _restore_optimizer(optimizer, tensors)
             silent_steps.copy_(tensors["silent_steps"])
-            return FitHistory.from_dict(json.loads(metadata["history"]))
+            return Restored(FitHistory.from_dict(json.loads(metadata["history"])), _below("best.", tensors) or None)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DamagedArtifactError(f"{self.path} is no whole fit checkpoint: {error}") from error
 

@@ -1,7 +1,8 @@
-"""One post-hoc fit from beginning to end: where the mini-batches come from, the interpreter's start, the loop, the checkpoint."""
+"""One fit from beginning to end: where the mini-batches come from, the interpreter's start, the loop, the checkpoint."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..classifier.prepare import PreparedClassifier
@@ -20,7 +22,8 @@ from ..interpreter.interpreter import Interpreter
 from ..storage import fingerprint
 from .cache import ActivationCache, CachedBatches, LearningBatch, LiveBatches, Preparation, Survey
 from .checkpoint import FitCheckpoint
-from .history import FitHistory
+from .history import AccuracyAccount, FitHistory
+from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities
 from .presets import FlintConfig
 from .trainer import BatchSource, Trainer
 
@@ -36,6 +39,7 @@ class FitRequest:
         data: to be read in later epochs, where nothing is cached.  first_pass: the same data, begun.
         cache: "auto", "memory", "off", or an ``ActivationCache`` that was built before.
         checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
+        joint: whether f learns too.  start: an interpreter to begin with.
     """
 
     data: Data
@@ -45,6 +49,8 @@ class FitRequest:
     checkpoint_dir: str | Path | None = None
     resume: bool = False
     progress: bool = True
+    joint: bool = False
+    start: Interpreter | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, ActivationCache) and self.cache not in CACHES:
@@ -62,7 +68,7 @@ class FitResult(NamedTuple):
 
 
 def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, request: FitRequest, device: torch.device) -> FitResult:
-    """Learn (Ψ, h, d) for the frozen classifier. The global random state is reseeded: call it where that is restored.
+    """Learn (Ψ, h, d) for the frozen classifier, or with the classifier. The global random state is reseeded: call it where that is kept.
 
     Raises:
         DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
@@ -70,28 +76,81 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     torch.manual_seed(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device)
-    source, survey = _source(preparation, request, config, num_attributes)
+    history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
+    if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
+        interpreter.centre_head()
+    return FitResult(interpreter.eval().requires_grad_(False), survey, history)
+
+
+def _post_hoc(
+    interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
+) -> tuple[FitHistory, Survey]:
+    source, survey = _source(preparation, request, config, interpreter.num_attributes)
     interpreter.initialize_from(_initial_activations(source))
-    checkpoint = (
-        None
-        if request.checkpoint_dir is None
-        else FitCheckpoint(request.checkpoint_dir, _identity(prepared, num_attributes, config, survey))
-    )
-    trainer = Trainer(
+    validation = None if request.validation is None else list(preparation.passes(request.validation))
+    trainer = _trainer(interpreter, prepared, source, survey, config, request, validation)
+    return trainer.fit(resume=request.resume), survey
+
+
+def _by_design(
+    interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
+) -> tuple[FitHistory, Survey]:
+    """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
+    if is_one_shot(request.data):
+        raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
+    model, preparation = prepared.view.model, preparation._replace(labels="targets")
+    survey = Survey.of(_first_pass(preparation, request, "survey"), prepared.view.num_classes)
+    _warn_unshuffled(request.data)
+    _warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
+    source = JointBatches(preparation, request.data, config.joint, survey.batches)
+    refuse_probabilities(next(source.epoch(-1)).logits)
+    notes = _start(interpreter, source, request)
+    judged = request.data if request.validation is None else request.validation
+    _, before = accuracy_of(preparation, judged)
+    validation = None if request.validation is None else FreshPasses(preparation, request.validation)
+    trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, model)
+    history = trainer.fit(resume=request.resume)
+    samples, after = accuracy_of(preparation, judged)
+    account = AccuracyAccount("training" if request.validation is None else "validation", samples, before, after)
+    frozen = frozen_parts(model)
+    notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
+    return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), survey
+
+
+def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
+    """From an earlier fit where it has the same shapes, else from data; and what to say of it."""
+    if request.start is not None and request.start.config == interpreter.config:
+        with contextlib.suppress(RuntimeError):  # other sizes
+            interpreter.load_state_dict(request.start.state_dict())
+            return ("the interpreter started from an earlier fit of this explainer",)
+    interpreter.initialize_from(_initial_activations(source))
+    return ()
+
+
+def _trainer(
+    interpreter: Interpreter,
+    prepared: PreparedClassifier,
+    source: BatchSource,
+    survey: Survey,
+    config: FlintConfig,
+    request: FitRequest,
+    validation: Iterable[LearningBatch] | None,
+    classifier: nn.Module | None = None,
+) -> Trainer:
+    identity = _identity(prepared, interpreter.num_attributes, config, survey, request.joint)
+    return Trainer(
         interpreter,
         prepared.view.kind,
         source,
         settings=config.settings,
         weights=config.weights,
         schedule=config.schedule,
-        validation=_validation(preparation, request),
-        checkpoint=checkpoint,
+        validation=validation,
+        checkpoint=None if request.checkpoint_dir is None else FitCheckpoint(request.checkpoint_dir, identity),
         show_progress=request.progress,
+        classifier=classifier,
+        joint=config.joint,
     )
-    history = trainer.fit(resume=request.resume)
-    if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
-        interpreter.centre_head()
-    return FitResult(interpreter.eval().requires_grad_(False), survey, history)
 
 
 def new_interpreter(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig) -> Interpreter:
@@ -164,10 +223,6 @@ def _off(preparation: Preparation, request: FitRequest) -> None:
 CACHES: dict[str, Callable[[Preparation, FitRequest], ActivationCache | None]] = {"auto": _automatic, "memory": _in_memory, "off": _off}
 
 
-def _validation(preparation: Preparation, request: FitRequest) -> list[LearningBatch] | None:
-    return None if request.validation is None else list(preparation.passes(request.validation))
-
-
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Iterator[LearningBatch]:
     """``passes`` with a bar that counts images."""
     with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
@@ -203,8 +258,10 @@ def _warn_unshuffled(data: Data) -> None:
         )
 
 
-def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, survey: Survey) -> dict[str, Any]:
+def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, survey: Survey, joint: bool) -> dict[str, Any]:
     """What a checkpoint must share with the fit that goes on from it."""
+    own_loss = config.joint.prediction_loss
+    told = dataclasses.asdict(dataclasses.replace(config, joint=dataclasses.replace(config.joint, prediction_loss=None)))
     return {
         "classifier": fingerprint(prepared.view.model),
         "layers": list(prepared.view.layers),
@@ -213,5 +270,7 @@ def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintCo
         "num_attributes": num_attributes,
         "images": survey.images,
         "batches": survey.batches,
-        "config": repr(dataclasses.asdict(config)),
+        "config": repr(told),
+        "joint": joint,
+        "prediction_loss": getattr(own_loss, "__qualname__", type(own_loss).__qualname__),
     }

@@ -21,6 +21,7 @@ class EpochRecord:
         input_fidelity: L_if.  entropy, mean_entropy, l1: the parts of L_cd.
         fidelity: share of training images on which g and f agree.  revived: silent attributes re-initialised in this epoch.
         validation_fidelity, validation_kl_divergence: on the validation data, where it was given.
+        prediction, accuracy, validation_accuracy: by design only: L_pred, f's accuracy on training and on validation images.
         seconds: wall clock, not part of equality.
     """
 
@@ -37,21 +38,45 @@ class EpochRecord:
     revived: int = 0
     validation_fidelity: float | None = None
     validation_kl_divergence: float | None = None
+    validation_accuracy: float | None = None
+    prediction: float | None = None
+    accuracy: float | None = None
     seconds: float = field(default=0.0, compare=False)
 
     def __str__(self) -> str:
         validation = "" if self.validation_fidelity is None else f", on validation {self.validation_fidelity:.1%}"
         revived = f", {self.revived} silent attributes revived" if self.revived else ""
         fidelity = f"fidelity {self.fidelity:.1%}{validation}, KL {self.kl_divergence:.4f}"
+        if self.accuracy is not None:
+            judged = "" if self.validation_accuracy is None else f", on validation {self.validation_accuracy:.1%}"
+            fidelity += f", accuracy {self.accuracy:.1%}{judged}"
         return f"epoch {self.epoch}: {fidelity}, reconstruction {self.input_fidelity:.4f}{revived}"
 
 
 @dataclass(frozen=True)
+class AccuracyAccount:
+    """What learning by design did to f: its accuracy over one set of data before and after, shares in [0, 1].
+
+    Attributes:
+        data: "validation" where there was such data, else "training".
+    """
+
+    data: str
+    samples: int
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        return f"the classifier's accuracy on {self.samples:,} {self.data} images: {self.before:.2%} before, {self.after:.2%} after"
+
+
+@dataclass(frozen=True)
 class FitHistory:
-    """The records of one fit, in order, and what had to be said about it in words."""
+    """The records of one fit, in order, and what had to be said about it in words; ``account`` by design only."""
 
     records: tuple[EpochRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    account: AccuracyAccount | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -63,16 +88,20 @@ class FitHistory:
         return self.records[index]
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.records), *(f"note: {note}" for note in self.notes)])
+        account = [] if self.account is None else [str(self.account)]
+        return "\n".join([*map(str, self.records), *account, *(f"note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"records": [dataclasses.asdict(record) for record in self.records], "notes": list(self.notes)}
+        account = None if self.account is None else dataclasses.asdict(self.account)
+        return {"records": [dataclasses.asdict(record) for record in self.records], "notes": list(self.notes), "account": account}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> FitHistory:
         """The inverse of ``to_dict``. Raises ``TypeError`` for unknown fields."""
-        return cls(tuple(EpochRecord(**record) for record in stored["records"]), tuple(stored["notes"]))
+        told = stored.get("account")
+        account = None if told is None else AccuracyAccount(**told)
+        return cls(tuple(EpochRecord(**record) for record in stored["records"]), tuple(stored["notes"]), account)
 
     def plot(self) -> Figure:
         """Fidelity, KL divergence, reconstruction and the parts of L_cd over epochs."""

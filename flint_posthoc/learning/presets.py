@@ -10,6 +10,7 @@ from ..errors import ConfigurationError
 from ..interpreter.attributes import AttributeNetworkConfig
 from ..interpreter.decoder import DecoderConfig
 from ..interpreter.interpreter import InterpreterConfig
+from .joint import JointSettings
 from .losses import LossWeights
 from .schedule import LossSchedule, step_at
 from .trainer import FitSettings
@@ -19,13 +20,14 @@ from .trainer import FitSettings
 class FlintConfig:
     """Sizes, loss weights, schedule and optimisation. The defaults are ours; ``paper_v1`` and ``authors`` are what others used.
 
-    What ``fit`` is given by keyword takes precedence.
+    ``joint`` is read only where f learns too. What ``fit`` is given by keyword takes precedence.
     """
 
     interpreter: InterpreterConfig = field(default_factory=InterpreterConfig)
     settings: FitSettings = field(default_factory=FitSettings)
     weights: LossWeights = field(default_factory=LossWeights)
     schedule: LossSchedule = field(default_factory=LossSchedule)
+    joint: JointSettings = field(default_factory=JointSettings)
 
 
 Entry = TypeVar("Entry")
@@ -46,6 +48,8 @@ _RESNET18 = dataclasses.replace(
     ),
 )
 _NETWORKS = {"mnist": _LENET, "fashion_mnist": _LENET, "quickdraw": _RESNET18, "cifar10": _RESNET18}
+
+_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, keep_best=False)
 
 
 def _settings(epochs: int, batch_size: int) -> FitSettings:
@@ -75,7 +79,7 @@ def paper_v1(dataset: str) -> FlintConfig:
         ConfigurationError: for a data set that it states none for.
     """
     weights, settings = _chosen(_PAPER, dataset)
-    return FlintConfig(_NETWORKS[dataset], settings, weights, _PAPER_SCHEDULE)
+    return FlintConfig(_NETWORKS[dataset], settings, weights, _PAPER_SCHEDULE, _PLAIN_ADAM)
 
 
 # FACTS.md part 2, the authors' programme: l1 as a mean over batch and J, the diversity weight fixed at 1; epochs here count from 0.
@@ -109,7 +113,7 @@ def authors(dataset: str) -> FlintConfig:
     """
     weights, settings, (gamma, beta, eta, zeta) = _chosen(_AUTHORS, dataset)
     schedule = LossSchedule(gamma=step_at(gamma), beta=step_at(beta), eta=eta, zeta=step_at(zeta), unit="epochs")
-    return FlintConfig(_NETWORKS[dataset], settings, weights, schedule)
+    return FlintConfig(_NETWORKS[dataset], settings, weights, schedule, _PLAIN_ADAM)
 
 
 def _chosen(table: dict[str, Entry], dataset: str) -> Entry:

@@ -1,4 +1,4 @@
-"""The one training loop: post-hoc over cached or live activations."""
+"""The one training loop: post-hoc over cached or live activations, and by design with f in it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from .cache import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
+from .joint import JointSettings, learnable
 from .losses import LossTerms, LossWeights, first_non_finite, interpretability_loss
 from .schedule import LossSchedule
 
+FROZEN = JointSettings()  # of a fit in which f does not learn
 CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
 
 
@@ -117,7 +119,7 @@ class _RunningMeans:
 
 
 class Trainer:
-    """Minimises L_int over (Ψ, h, d) for a frozen f.
+    """Minimises L_int over (Ψ, h, d) for a frozen f, or L_pred + L_int over (f, Ψ, h, d).
 
     Args:
         interpreter: learnt in place.
@@ -125,6 +127,8 @@ class Trainer:
         validation: mini-batches to judge each epoch by, or ``None``.
         checkpoint: where the state after each epoch goes, or ``None``.
         show_progress: a tqdm bar with loss terms, fidelity and time left.
+        classifier: f, learnt in place, where ``source`` gives its part of the graph and L_pred; ``None``: it is frozen.
+        joint: how it learns.
     """
 
     def __init__(
@@ -139,11 +143,16 @@ class Trainer:
         validation: Iterable[LearningBatch] | None = None,
         checkpoint: FitCheckpoint | None = None,
         show_progress: bool = True,
+        classifier: nn.Module | None = None,
+        joint: JointSettings = FROZEN,
     ) -> None:
         self.interpreter, self.kind, self.source = interpreter, kind, source
+        self.classifier, self.joint = classifier, joint
+        self.learnt = interpreter if classifier is None else nn.ModuleDict({"interpreter": interpreter, "classifier": classifier})
         self.settings, self.weights, self.schedule = settings, weights, schedule
         self.validation, self.checkpoint, self.show_progress = validation, checkpoint, show_progress
-        self.optimizer = _optimizer(interpreter, settings)
+        self.optimizer = _optimizer(interpreter, settings, classifier, joint)
+        self.best: dict[str, Tensor] | None = None  # by design: the weights of the epoch that was best on validation data
         self.silent_steps = torch.zeros(interpreter.num_attributes, dtype=torch.int64, device=interpreter.head.weight.device)
         self.step = 0
 
@@ -154,9 +163,9 @@ class Trainer:
             TrainingDivergedError: a term became NaN or infinite; the last whole epoch is in the checkpoint.
             EmptyDataError: the source held no batch.
         """
-        history = (
-            self.checkpoint.restore(self.interpreter, self.optimizer, self.silent_steps) if self.checkpoint and resume else FitHistory()
-        )
+        history = FitHistory()
+        if self.checkpoint and resume:
+            history, self.best = self.checkpoint.restore(self.learnt, self.optimizer, self.silent_steps)
         self.step = history[-1].steps if len(history) else 0
         per_epoch = self.source.batches_per_epoch or _count(self.source)
         if per_epoch == 0:
@@ -165,9 +174,21 @@ class Trainer:
         with tqdm(total=total, initial=self.step, desc="fit", unit="step", disable=not self.show_progress) as bar:
             while self.step < total:
                 record = self._epoch(len(history), total, per_epoch, bar)
-                history = dataclasses.replace(history, records=(*history.records, record))
+                history = self._kept_best(history, record)
                 if self.checkpoint:
-                    self.checkpoint.save(self.interpreter, self.optimizer, self.silent_steps, history)
+                    self.checkpoint.save(self.learnt, self.optimizer, self.silent_steps, history, self.best)
+        if self.best is not None:
+            self.learnt.load_state_dict(self.best)
+        return history
+
+    def _kept_best(self, history: FitHistory, record: EpochRecord) -> FitHistory:
+        """``history`` with ``record``; the weights are kept where f and g together were never better on validation data."""
+        before = [_joint_score(earlier) for earlier in history]
+        history = dataclasses.replace(history, records=(*history.records, record))
+        if self.classifier is None or not self.joint.keep_best or record.validation_accuracy is None:
+            return history
+        if _joint_score(record) > max(before, default=-1.0):
+            self.best = {name: value.detach().clone() for name, value in self.learnt.state_dict().items()}
         return history
 
     def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
@@ -187,7 +208,7 @@ class Trainer:
         self._check_weights(number)
         self.interpreter.eval()
         validation = self._validate()
-        loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement = means.read()
+        loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement, prediction, accuracy = means.read()
         return EpochRecord(
             number,
             self.step,
@@ -201,22 +222,26 @@ class Trainer:
             agreement,
             revived,
             *validation,
+            **({} if self.classifier is None else {"prediction": prediction, "accuracy": accuracy}),
             seconds=time.perf_counter() - start,
         )
 
     def _step(self, batch: LearningBatch, total: int, epoch: float) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate_at(self.step, total)
+            group["lr"] = self.settings.rate_at(self.step, total) * group["scale"]
         output = self.interpreter(batch.activations)
         terms = self._loss(output, batch, self.schedule.at(self.weights, progress=self.step / total, epoch=epoch))
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
+        if self.joint.gradient_clip is not None and self.classifier is not None:
+            for learner in (self.interpreter, self.classifier):
+                nn.utils.clip_grad_norm_(learner.parameters(), self.joint.gradient_clip)
         self.optimizer.step()
         self.step += 1
         return self._observe(output, batch, terms)
 
     def _loss(self, output: InterpreterOutput, batch: LearningBatch, weights: LossWeights) -> LossTerms:
-        return interpretability_loss(
+        terms = interpretability_loss(
             self.kind,
             weights,
             attributes=output.attributes,
@@ -225,6 +250,7 @@ class Trainer:
             reconstruction=output.reconstruction,
             target=batch.target,
         )
+        return terms if batch.prediction is None else terms._replace(total=terms.total + batch.prediction)
 
     @torch.no_grad()
     def _observe(self, output: InterpreterOutput, batch: LearningBatch, terms: LossTerms) -> Tensor:
@@ -232,7 +258,9 @@ class Trainer:
         self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
         divergence = (self.kind.cross_entropy(batch.logits, output.logits) - self.kind.entropy(batch.logits)).mean()
         agreement = self.kind.agreement(batch.logits, output.logits).float().mean()
-        return torch.stack([*(term.detach() for term in terms), divergence, agreement])
+        prediction = terms.total.new_zeros(()) if batch.prediction is None else batch.prediction.detach()
+        accuracy = (self.kind.prediction(batch.logits) == batch.classes).float().mean()
+        return torch.stack([*(term.detach() for term in terms), divergence, agreement, prediction, accuracy])
 
     def _look(self, batch: LearningBatch, means: _RunningMeans, bar: Any, epoch: int) -> int:
         self._show(means, bar, epoch)
@@ -245,44 +273,59 @@ class Trainer:
         return int(silent.sum())
 
     def _show(self, means: _RunningMeans, bar: Any, epoch: int) -> None:
-        values = means.read()
-        terms = LossTerms(*means.watched[: len(LossTerms._fields)].cpu())
+        values, watched = means.read(), means.watched.cpu()
+        terms = LossTerms(*watched[: len(LossTerms._fields)])
         broken = first_non_finite(terms)
         if broken is not None:
+            name = broken if broken != "total" or watched[-2].isfinite() else "prediction"
             raise TrainingDivergedError(
-                f"the loss term {broken!r} became {float(getattr(terms, broken))} in epoch {epoch}, before step {self.step}; "
+                f"the loss term {name!r} became {float(getattr(terms, broken))} in epoch {epoch}, before step {self.step}; "
                 "lower the learning rate, or look at the activations of the tapped layers"
             )
         bar.set_postfix_str(
-            f"fidelity {values[-1]:.1%} KL {values[-2]:.3f} L_of {values[1]:.3f} L_if {values[2]:.3f} E {values[3]:.2f} l1 {values[5]:.2f}",
+            f"fidelity {values[7]:.1%} KL {values[6]:.3f} L_of {values[1]:.3f} L_if {values[2]:.3f} E {values[3]:.2f} l1 {values[5]:.2f}",
             refresh=False,
         )
 
     def _check_weights(self, epoch: int) -> None:
-        broken = [name for name, value in self.interpreter.named_parameters() if not value.isfinite().all()]
+        broken = [name for name, value in self.learnt.named_parameters() if not value.isfinite().all()]
         if broken:
             raise TrainingDivergedError(f"the weights {broken} were no longer finite after epoch {epoch}; lower the learning rate")
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float | None, float | None]:
+    def _validate(self) -> tuple[float | None, float | None, float | None]:
+        """Fidelity, KL divergence and, by design, f's accuracy."""
         if self.validation is None:
-            return None, None
-        count = agreeing = 0
+            return None, None, None
+        count = agreeing = right = 0
         divergence = 0.0
         for batch in self.validation:
             _, logits = self.interpreter.explain(batch.activations)
             count += len(logits)
             agreeing += int(self.kind.agreement(batch.logits, logits).sum())
             divergence += float((self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)).sum())
-        return agreeing / count, divergence / count
+            right += int((self.kind.prediction(batch.logits) == batch.classes).sum())
+        return agreeing / count, divergence / count, None if self.classifier is None else right / count
+
+
+def _joint_score(record: EpochRecord) -> float:
+    """How good f and g together were on validation data."""
+    return (record.validation_accuracy or 0.0) + (record.validation_fidelity or 0.0)
 
 
 def _count(source: BatchSource) -> int:
     return sum(1 for _ in source.epoch(0))
 
 
-def _optimizer(interpreter: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+def _optimizer(interpreter: nn.Module, settings: FitSettings, classifier: nn.Module | None, joint: JointSettings) -> torch.optim.Optimizer:
+    """AdamW over Ψ and d, over h, and perhaps over f; ``scale`` is a group's share of the learning rate."""
     head = [parameter for name, parameter in interpreter.named_parameters() if name.startswith("head.")]
     rest = [parameter for name, parameter in interpreter.named_parameters() if not name.startswith("head.")]
-    groups = [{"params": rest, "weight_decay": settings.weight_decay}, {"params": head, "weight_decay": settings.head_weight_decay}]
+    groups = [
+        {"params": rest, "weight_decay": settings.weight_decay, "scale": 1.0},
+        {"params": head, "weight_decay": settings.head_weight_decay, "scale": 1.0},
+    ]
+    if classifier is not None:
+        scale = joint.learning_rate / settings.learning_rate
+        groups.append({"params": learnable(classifier), "weight_decay": joint.weight_decay, "scale": scale})
     return torch.optim.AdamW(groups, lr=settings.learning_rate)

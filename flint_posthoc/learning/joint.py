@@ -1,0 +1,150 @@
+"""By design: f learns beside the interpreter (Algorithm 1 of the paper). What differs from a post-hoc fit is here; the loop is the same.
+
+f's logits are detached in L_of, its activations are not: L_int shapes what f's hidden layers say, L_pred what f decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..arrays import Images, Logits, PerImage, Scalar
+from ..classifier.adapter import OutputKind
+from ..classifier.view import OpenView, ViewPass
+from ..data import Batch, Data, class_of
+from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError
+from ..measures import area_resize
+from .cache import LearningBatch, Preparation
+
+PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,) or shares (b, C)
+
+
+@dataclass(frozen=True)
+class JointSettings:
+    """How f learns.
+
+    Attributes:
+        learning_rate: of f, with the interpreter's schedule; for a trained checkpoint a tenth of what a new network wants.
+        weight_decay: of f.
+        prediction_weight: of L_pred, beside LossWeights for L_int.
+        label_smoothing, class_weights: of the cross entropy that L_pred is by default.
+        prediction_loss: L_pred itself, in place of that: (logits (b, C), classes (b,) or shares (b, C)) → a mean.
+        gradient_clip: largest norm of the gradient of f and of that of the interpreter; ``None``: as it is.
+        keep_best: with validation data, end with the weights of the epoch whose f and g together were best on it.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-4
+    prediction_weight: float = 1.0
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+    prediction_loss: PredictionLoss | None = None
+    gradient_clip: float | None = None
+    keep_best: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.prediction_weight >= 0 and 0 <= self.label_smoothing < 1):
+            raise ConfigurationError(f"joint settings need a positive learning_rate, weights >= 0, label_smoothing in [0, 1): {self}")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ConfigurationError(f"gradient_clip must be positive or None, got {self.gradient_clip}")
+        if self.prediction_loss is not None and (self.label_smoothing or self.class_weights):
+            raise ConfigurationError("label_smoothing and class_weights belong to the built-in L_pred; a prediction_loss has its own")
+        if self.class_weights is not None and not all(weight >= 0 for weight in self.class_weights):
+            raise ConfigurationError(f"class_weights must not be negative, got {self.class_weights}")
+
+    def loss(self, kind: OutputKind, logits: Logits, labels: Tensor) -> Scalar:
+        """L_pred of one mini-batch, before its weight. Raises ``ConfigurationError`` for class weights of another number."""
+        if self.prediction_loss is not None:
+            return self.prediction_loss(logits, labels)
+        if not self.label_smoothing and self.class_weights is None:
+            return kind.label_loss(logits, labels)
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ConfigurationError(f"{len(self.class_weights)} class weights for {logits.shape[1]} classes")
+        weight = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
+
+
+def refuse_probabilities(logits: Logits) -> None:
+    """Raise where the classifier's forward already applies softmax: L_pred and L_of would take a second one, silently.
+
+    Raises:
+        ClassifierOutputError: every row is not negative and sums to 1.
+    """
+    sums = logits.sum(dim=1)
+    if len(logits) > 1 and bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        raise ClassifierOutputError(
+            "the classifier returns probabilities (every row is not negative and sums to 1); its training needs logits: "
+            "leave out the softmax at its end"
+        )
+
+
+class JointBatches:
+    """Mini-batches by design: as the user's loader gives them, f in training mode, with the graph through f. Labels are required."""
+
+    def __init__(self, preparation: Preparation, data: Data, settings: JointSettings, batches_per_epoch: int | None) -> None:
+        self.preparation, self.data, self.settings, self.batches_per_epoch = preparation, data, settings, batches_per_epoch
+
+    def epoch(self, number: int) -> Iterator[LearningBatch]:
+        """The user's own batches in the user's own order; before the first epoch (number < 0) without a graph, f as it starts."""
+        if number < 0:
+            yield from self.preparation.passes(self.data)
+            return
+        with self.preparation.view.live() as run:
+            for batch in self.preparation.read(self.data):
+                yield self._learning(batch, run)
+
+    def _learning(self, batch: Batch, run: OpenView) -> LearningBatch:
+        preparation, labels = self.preparation, batch.labels
+        passed = _one_pass(run, batch.images)
+        loss = self.settings.prediction_weight * self.settings.loss(preparation.view.kind, passed.logits, labels)  # type: ignore[arg-type]
+        target = area_resize(batch.images, preparation.resolution)
+        return LearningBatch(preparation.reduce(passed.activations), passed.logits, target, class_of(labels), loss)  # type: ignore[arg-type]
+
+
+def _one_pass(run: OpenView, images: Images) -> ViewPass:
+    try:
+        return run(images)
+    except ValueError as error:
+        if len(images) > 1 or isinstance(error, ClassifierOutputError):
+            raise
+        raise BatchFormatError(f"the classifier cannot learn from a batch of one image ({error}); use drop_last=True") from error
+
+
+class FreshPasses:
+    """Validation by design: f changes, so every epoch runs it anew, as a user will: in evaluation mode."""
+
+    def __init__(self, preparation: Preparation, data: Data) -> None:
+        self._preparation, self._data = preparation, data
+
+    def __iter__(self) -> Iterator[LearningBatch]:
+        return self._preparation.passes(self._data)
+
+
+@torch.no_grad()
+def accuracy_of(preparation: Preparation, data: Data) -> tuple[int, float]:
+    """(images, share of them on which f's class over the explained classes is the label's), f in evaluation mode."""
+    images, right = 0, 0.0
+    view = preparation.view
+    with view.frozen() as run:
+        for batch in preparation.read(data):
+            hits: PerImage = (view.kind.prediction(run(batch.images).logits) == class_of(batch.labels)).float()  # type: ignore[arg-type]
+            images, right = images + len(hits), right + float(hits.sum())
+    return images, right / max(1, images)
+
+
+def learnable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of f that learn. Raises ``ConfigurationError`` for a classifier without any."""
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not found:
+        raise ConfigurationError("the classifier has no parameter that could learn; joint=False explains it as it is")
+    return found
+
+
+def frozen_parts(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that stay as they are because their user froze them."""
+    return tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad and parameter.is_floating_point())

@@ -1,0 +1,364 @@
+"""By design: the gradient of Algorithm 1, what is left of f afterwards, labels of all kinds, and a fit that is interrupted."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import small
+import torch
+import torch.nn.functional as F
+from models import left_alone
+from torch import Tensor, nn
+
+from flint_posthoc import FlintExplainer
+from flint_posthoc.errors import (
+    BatchFormatError,
+    ClassifierOutputError,
+    ConfigurationError,
+    DamagedArtifactError,
+    LabelRangeError,
+    MissingLabelsError,
+    NotAnArtifactError,
+)
+from flint_posthoc.learning.joint import JointSettings
+from flint_posthoc.learning.losses import interpretability_loss
+
+PIXELS = small.images(40)
+TRUTH = small.labels(small.tiny(), PIXELS)
+
+
+def joint(model: nn.Module | None = None, settings: JointSettings | None = None, **more: Any) -> FlintExplainer:
+    config = small.CONFIG if settings is None else dataclasses.replace(small.CONFIG, joint=settings)
+    return small.explainer(model, joint=True, config=config, **more)
+
+
+def fitted(model: nn.Module, labels: Tensor = TRUTH, settings: JointSettings | None = None, **more: Any) -> FlintExplainer:
+    explain = joint(model, settings)
+    explain.fit(small.loader(PIXELS, labels), **{"max_steps": 10, "progress": False, **more})
+    return explain
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Normed(small.Tiny):
+    """With batch norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.dropout = nn.BatchNorm2d(4), nn.Dropout(0.2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = F.max_pool2d(self.norm(self.conv1(images)).relu(), 2)
+        return self.fc(self.dropout(F.adaptive_avg_pool2d(self.conv2(hidden).relu(), 2).flatten(1)))
+
+
+# ---- Algorithm 1 ----
+
+
+def test_one_step_moves_along_the_gradient_of_l_pred_plus_l_int(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recomputed by hand: logits detached in L_of, activations not."""
+    seen: dict[str, Tensor] = {}
+    model = small.tiny()
+    explain = joint(model)
+    real = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        if not seen:
+            seen.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+        return real(self, *arguments)
+
+    before = copy.deepcopy(model)
+    started: dict[str, Any] = {}
+    real_start = type(explain.config)  # the interpreter as it starts is caught below
+
+    from flint_posthoc.learning import fitting
+
+    def caught(*arguments: Any, **named: Any) -> Any:
+        trainer = real_trainer(*arguments, **named)
+        started["interpreter"] = copy.deepcopy(trainer.interpreter)
+        started["weights"] = trainer.schedule.at(trainer.weights, progress=0.0, epoch=0.0)
+        return trainer
+
+    real_trainer = fitting.Trainer
+    monkeypatch.setattr(fitting, "Trainer", caught)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    explain.fit([(PIXELS[:16], TRUTH[:16])], max_steps=1, progress=False)
+    assert real_start is type(explain.config)
+
+    before.train().requires_grad_(True)
+    hidden = before.conv1(PIXELS[:16])
+    deeper = before.conv2(F.max_pool2d(hidden.relu(), 2))
+    logits = before.fc(F.adaptive_avg_pool2d(deeper.relu(), 2).flatten(1))
+    interpreter = started["interpreter"].train()
+    output = interpreter(interpreter.attribute_network.reduced((hidden, deeper)))
+    target = F.adaptive_avg_pool2d(PIXELS[:16], interpreter.decoder.resolution)
+    parts = interpretability_loss(
+        explain.fitted.view.kind,
+        started["weights"],
+        attributes=output.attributes,
+        interpreter_logits=output.logits,
+        classifier_logits=logits.detach(),
+        reconstruction=output.reconstruction,
+        target=target,
+    )
+    (parts.total + F.cross_entropy(logits, TRUTH[:16])).backward()
+    for name, parameter in before.named_parameters():
+        assert torch.allclose(seen[name], parameter.grad, atol=1e-5), name
+
+
+def test_it_learns_what_a_frozen_classifier_cannot() -> None:
+    model = small.tiny(seed=5)
+    explain = joint(model, JointSettings(learning_rate=2e-2))
+    history = explain.fit(small.loader(PIXELS, TRUTH), max_steps=200, progress=False)
+    assert history.account.after > history.account.before + 0.15
+    assert history[-1].accuracy > history[0].accuracy
+    assert explain.evaluate([(PIXELS, TRUTH)]).classifier_accuracy == pytest.approx(history.account.after)
+    assert f"{history.account.after:.2%} after" in str(history)
+
+
+def test_batch_norm_and_dropout_are_in_training_mode_while_it_learns_and_as_before_afterwards() -> None:
+    model, modes = Normed().eval(), []
+    model.dropout.register_forward_hook(lambda module, *_: modes.append(module.training))
+    running = model.norm.running_mean.clone()
+    fitted(model)
+    assert modes.count(True) == 10
+    assert not any(module.training for module in model.modules())
+    assert not torch.equal(model.norm.running_mean, running)
+
+
+def test_post_hoc_reads_no_joint_setting() -> None:
+    plain, told = small.explainer(), small.explainer(config=dataclasses.replace(small.CONFIG, joint=JointSettings(learning_rate=0.5)))
+    for explain in (plain, told):
+        explain.fit(PIXELS, progress=False)
+    assert small.weights(plain) == small.weights(told)
+
+
+# ---- f afterwards ----
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_only_values_change_whatever_the_flags_are(frozen: bool) -> None:
+    model = small.tiny().requires_grad_(not frozen)
+    before, flags, names = state(model), [p.requires_grad for p in model.parameters()], sorted(vars(model))
+    fitted(model)
+    after = state(model)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    assert sorted(vars(model)) == names
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert type(model) is small.Tiny
+
+
+def test_parts_that_their_user_froze_stay_and_are_listed() -> None:
+    model = small.tiny()
+    model.conv1.requires_grad_(False)
+    before = state(model)
+    history = fitted(model).history
+    assert torch.equal(model.conv1.weight, before["conv1.weight"])
+    assert not torch.equal(model.fc.weight, before["fc.weight"])
+    assert "2 parameters were frozen and stayed as they are: conv1.weight, conv1.bias" in " ".join(history.notes)
+
+
+def test_a_failure_half_way_restores_the_classifier() -> None:
+    model = Normed().eval()
+    before, explain = state(model), joint(model)
+
+    def data() -> Any:
+        yield from zip(PIXELS.split(8), TRUTH.split(8), strict=True)
+        if Once.passes > 2:
+            raise RuntimeError("the disk is gone")
+
+    class Once:
+        passes = 0
+
+        def __iter__(self) -> Any:
+            Once.passes += 1
+            return data()
+
+    with left_alone(model), pytest.raises(RuntimeError, match="the disk is gone"):
+        explain.fit(Once(), max_steps=40, progress=False)
+    assert same(state(model), before)
+
+
+def test_a_post_hoc_fit_is_what_it_starts_from() -> None:
+    explain = small.explainer()
+    explain.fit(PIXELS, progress=False)
+    first = small.weights(explain)
+    explain.joint = True
+    settings = {"learning_rate": 1e-9, "max_steps": 1, "progress": False}
+    history = explain.fit(small.loader(PIXELS, TRUTH), **settings)
+    assert history.notes == ("the interpreter started from an earlier fit of this explainer",)
+    name = "attribute_network.linear.weight"
+    start, now = (torch.frombuffer(bytearray(stored[name]), dtype=torch.float32) for stored in (first, small.weights(explain)))
+    assert torch.allclose(start, now, atol=1e-6)
+
+
+def test_the_classifier_travels_with_the_artefact(tmp_path: Any) -> None:
+    explain = fitted(small.tiny())
+    explain.save_pretrained(tmp_path / "joint")
+    loaded = FlintExplainer.from_pretrained(tmp_path / "joint", small.tiny(seed=9), load_classifier=True)
+    assert torch.equal(loaded(PIXELS).interpreter_logits, explain(PIXELS).interpreter_logits)
+    loaded.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "classifier.safetensors").exists()
+    with pytest.raises(DamagedArtifactError, match=r"fc\.bias, fc\.weight differ"):
+        FlintExplainer.from_pretrained(tmp_path / "joint", small.tiny(classes=7), load_classifier=True)
+    small.fitted().save_pretrained(tmp_path / "post-hoc")
+    with pytest.raises(NotAnArtifactError, match="only a fit with joint=True saves the classifier"):
+        FlintExplainer.from_pretrained(tmp_path / "post-hoc", small.tiny(), load_classifier=True)
+
+
+# ---- L_pred ----
+
+
+def test_one_hot_labels_are_labels() -> None:
+    first, second = small.tiny(), small.tiny()
+    fitted(first)
+    fitted(second, F.one_hot(TRUTH, small.CLASSES).float())
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        JointSettings(label_smoothing=0.2),
+        JointSettings(class_weights=(1.0, 2.0, 0.5, 0.0)),
+        JointSettings(prediction_weight=0.0),
+        JointSettings(prediction_loss=lambda logits, labels: F.multi_margin_loss(logits, labels)),
+        JointSettings(gradient_clip=1e-3),
+    ],
+)
+def test_every_setting_is_heard(settings: JointSettings) -> None:
+    first, second = small.tiny(), small.tiny()
+    fitted(first)
+    fitted(second, settings=settings)
+    assert not same(state(first), state(second))
+
+
+def test_label_smoothing_and_class_weights_are_torchs() -> None:
+    logits, kind = torch.randn(6, 4), small.fitted().fitted.view.kind
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    settings = JointSettings(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5, 1.0))
+    expected = F.cross_entropy(logits, labels, torch.tensor([1.0, 2.0, 0.5, 1.0]), label_smoothing=0.1)
+    assert settings.loss(kind, logits, labels) == expected
+    with pytest.raises(ConfigurationError, match="2 class weights for 4 classes"):
+        JointSettings(class_weights=(1.0, 2.0)).loss(kind, logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        ([PIXELS], MissingLabelsError, "labels"),
+        ([(PIXELS, TRUTH + 4)], LabelRangeError, "expected 0 to 3"),
+        ([(PIXELS, torch.full((40, 4), 0.3))], BatchFormatError, r"rows that sum to 1"),
+        ([(PIXELS, torch.eye(3)[TRUTH % 3])], BatchFormatError, r"expected shape \(40, 4\)"),
+        (small.generated(PIXELS), (ConfigurationError, MissingLabelsError), "only once|labels"),
+    ],
+)
+def test_labels_that_will_not_do(data: Any, error: Any, words: str) -> None:
+    model = small.tiny()
+    with left_alone(model), pytest.raises(error, match=words):
+        joint(model).fit(data, progress=False)
+
+
+def test_a_classifier_that_returns_probabilities_is_noticed() -> None:
+    class Soft(small.Tiny):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).softmax(dim=1)
+
+    with pytest.raises(ClassifierOutputError, match="leave out the softmax"):
+        fitted(Soft().eval())
+
+
+def test_a_batch_of_one_with_batch_norm_is_explained() -> None:
+    class Narrow(small.Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(24)
+
+        def forward(self, images: Tensor) -> Tensor:
+            hidden = F.max_pool2d(self.conv1(images).relu(), 2)
+            return self.fc(self.norm(F.adaptive_avg_pool2d(self.conv2(hidden).relu(), 2).flatten(1)))
+
+    with pytest.raises(BatchFormatError, match="drop_last=True"), pytest.warns(match="mini-batches"):
+        joint(Narrow().eval()).fit([(PIXELS[:8], TRUTH[:8]), (PIXELS[8:9], TRUTH[8:9])], progress=False)
+
+
+def test_a_class_without_images_is_no_obstacle() -> None:
+    explain = fitted(small.tiny(), TRUTH.clamp_max(2))
+    assert explain.fitted.class_means.isfinite().all()
+
+
+# ---- best on validation, and going on ----
+
+
+def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
+    model = small.tiny()
+    explain = joint(model, JointSettings(learning_rate=0.05))
+    held_out = [(small.images(60, seed=3), small.labels(small.tiny(), small.images(60, seed=3)))]
+    history = explain.fit(small.loader(PIXELS, TRUTH), validation=held_out, max_steps=50, progress=False)
+    scores = [record.validation_accuracy + record.validation_fidelity for record in history]
+    evaluation = explain.evaluate(held_out)
+    assert max(scores) > scores[-1]  # else this shows nothing
+    assert evaluation.classifier_accuracy + evaluation.fidelity == pytest.approx(max(scores), abs=1e-6)
+    assert history.account.data == "validation"
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, stop_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: str, *, resume: bool = False) -> tuple[nn.Module, FlintExplainer]:
+        model = Normed()
+        model.load_state_dict(start)
+        explain = joint(model.eval(), JointSettings(learning_rate=0.02))
+        explain.fit(
+            small.loader(PIXELS, TRUTH),
+            validation=[(PIXELS, TRUTH)],
+            epochs=5,
+            max_steps="auto",
+            progress=False,
+            checkpoint_dir=tmp_path / folder,
+            resume=resume,
+        )
+        return model, explain
+
+    start = state(Normed())
+    whole, explained = run("whole")
+    from flint_posthoc.learning.checkpoint import FitCheckpoint
+
+    real: Callable[..., None] = FitCheckpoint.save
+
+    def killed(self: FitCheckpoint, module: Any, optimizer: Any, silent: Any, history: Any, best: Any) -> None:
+        real(self, module, optimizer, silent, history, best)
+        if len(history) == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FitCheckpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("broken")
+    monkeypatch.setattr(FitCheckpoint, "save", real)
+    resumed, again = run("broken", resume=True)
+    assert same(state(whole), state(resumed))
+    assert small.weights(explained) == small.weights(again)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"learning_rate": 0.0}, "positive learning_rate"),
+        ({"label_smoothing": 1.0}, "label_smoothing in"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be positive"),
+        ({"class_weights": (1.0, -1.0)}, "must not be negative"),
+        ({"prediction_loss": F.cross_entropy, "label_smoothing": 0.1}, "a prediction_loss has its own"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        JointSettings(**settings)
