@@ -16,7 +16,7 @@ from .palette import BLUE, ORANGE
 
 SMALL = 64  # pixels: images up to this size are shown as they are, pixel by pixel
 CARD, THUMB = 160, 128  # pixels of the longer side of a photograph, on a card and elsewhere
-MAP = 128  # of a map of where an attribute looks
+MAP, PATCHES = 128, 32  # of a map of where an attribute looks; patches of it along a side, since single pixels of a photograph are noise
 QUALITY = 72  # of WebP
 
 
@@ -71,11 +71,11 @@ class PictureBook:
         return self._pictures[digest]
 
 
-def shrunk(image: Image.Image, side: int) -> Image.Image:
+def shrunk(image: Image.Image, side: int, filtering: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     """``image`` with no side longer than ``side`` pixels."""
     scale = side / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)
-    return image if scale >= 1 else image.resize((width, height), Image.Resampling.LANCZOS)
+    return image if scale >= 1 else image.resize((width, height), filtering)
 
 
 def as_image(pixels: Tensor) -> Image.Image:
@@ -88,9 +88,10 @@ def as_image(pixels: Tensor) -> Image.Image:
 
 
 def heat_over(pixels: Tensor, heat: Tensor, side: int = MAP) -> Image.Image:
-    """A signed map in [-1, 1] (h, w) over a faded image (channels, H, W): blue speaks for, orange against."""
+    """A signed map in [-1, 1] (h, w), as means over patches, over a faded image (channels, H, W): blue speaks for, orange against."""
     ground = np.asarray(shrunk(as_image(pixels).convert("L"), side), dtype=np.float32) / 255
-    laid = Image.fromarray(np.nan_to_num(_array(heat))).resize(ground.shape[::-1], Image.Resampling.BOX)
+    patches = shrunk(Image.fromarray(np.nan_to_num(_array(heat))), PATCHES, Image.Resampling.BOX)
+    laid = patches.resize(ground.shape[::-1], Image.Resampling.BICUBIC)
     return _tinted(0.4 * ground + 0.58, _boosted(np.asarray(laid)))
 
 
