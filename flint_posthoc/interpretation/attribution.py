@@ -81,6 +81,7 @@ class Choice:
     sanity: SanityScore | None = None
 
 
+@torch.inference_mode(False)  # whose tensors autograd does not take
 def attribute_pixels(
     fitted: FittedInterpreter,
     images: Tensor,
@@ -114,9 +115,15 @@ def attribute_pixels(
     empty = _empty(fitted, pixels, target)
     maps = pixel_maps(request, choice.method, pixels, target.columns)
     maps = torch.where(empty.view(-1, 1, 1, 1), 0, maps)
-    caveat = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
-    reason = "; ".join(filter(None, (choice.reason, caveat)))
-    return Attribution(maps, choice.method, method, reason, not caveat, empty, target.words, choice.sanity)
+    inexact = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
+    reason = "; ".join(filter(None, (choice.reason, inexact, _flat(maps, empty))))
+    return Attribution(maps, choice.method, method, reason, not inexact, empty, target.words, choice.sanity)
+
+
+def _flat(maps: Tensor, empty: PerImageFlag) -> str:
+    """Zero maps of what fires: Grad-CAM where no map speaks for it, SmoothGrad where noise silences the attribute."""
+    count = int((~maps.flatten(1).any(dim=1) & ~empty).sum())
+    return f"{count} of {len(maps)} maps are zero though there is something to attribute: the method sees nothing there" if count else ""
 
 
 def _empty(fitted: FittedInterpreter, pixels: Images, target: Target) -> Tensor:

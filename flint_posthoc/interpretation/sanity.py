@@ -19,7 +19,7 @@ from .scores import Score, attribute_scores, preactivation_scores
 from .settings import DEFAULTS, AttributionSettings, Request
 from .similarity import Heat, rank_correlation, ssim, strength
 
-RANK_LIMIT = 0.55  # see ``SanityCheck``
+RANK_LIMIT = 0.57  # see ``SanityCheck``
 
 
 class SanityScore(NamedTuple):
@@ -39,9 +39,10 @@ class SanityCheck:
 
     A method passes whose rank correlation is at most ``RANK_LIMIT`` both where everything between f's taps and the score is randomised
     and where nothing learnt is left: a map that survives the first shows the picture's edges and not this attribute, one that survives
-    the second the picture. (Guided backpropagation on SqueezeNet: 0.94 and 0.47, input × gradient on FashionMNIST: 0.61 and 0.58; what
-    passes on the two stays at 0.51 or less.) Correlations of maps that have nothing to do with each other are not 0: ``background`` says
-    what they are for two images. SSIM does not decide: on sparse maps it is high whatever they show.
+    the second the picture. Measured: guided backpropagation on SqueezeNet 0.94 and 0.28; on a FashionMNIST network, over six draws of
+    images and three kinds of score, input × gradient 0.60 to 0.66 at the first, integrated gradients at most 0.54, the gradient 0.44.
+    Correlations of maps that have nothing to do with each other are not 0: ``background`` says what they are for two images. SSIM does
+    not decide: on sparse maps it is high whatever they show.
 
     Attributes:
         scores: of each method, one a stage, in order.
@@ -77,9 +78,9 @@ class SanityCheck:
         lines = [f"SanityCheck of maps of {self.target}, {self.images} images: rank correlation (SSIM) with the map before"]
         lines += [f"  {number}  {score.stage} randomised" for number, score in enumerate(first, start=1)]
         numbers = [f"{number}{'*' * (number - 1 in self.decisive)}" for number in range(1, len(first) + 1)]
-        lines.append(" " * 24 + "".join(f"{column:>13}" for column in [*numbers, "other image"]))
+        lines.append(" " * 24 + "".join(f"{column:>14}" for column in [*numbers, "other image"]))
         for method, scores in self.scores.items():
-            cells = "".join(f"{score.rank_correlation:6.2f} ({score.ssim:4.2f})" for score in [*scores, self.background[method]])
+            cells = "".join(f"{score.rank_correlation:6.2f} ({score.ssim:5.2f})" for score in [*scores, self.background[method]])
             lines.append(f"{method:24}{cells}  {'passes' if self.passes(method) else 'FAILS'}")
         lines += [f"{method:24}not checked: {reason}" for method, reason in self.refused.items()]
         return "\n".join([*lines, f"passes: rank correlation at most {RANK_LIMIT} at the stages with *"])
@@ -131,6 +132,7 @@ def check_sanity(
     return check_target(Request(fitted, target.score, settings), pixels, target, methods or tuple(METHODS), stages=stages, seed=seed)
 
 
+@torch.inference_mode(False)
 def check_target(request: Request, pixels: Images, target: Target, methods: Sequence[str], *, stages: int, seed: int) -> SanityCheck:
     """The same for checked images and a checked target."""
     if stages < 1:
@@ -152,6 +154,7 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
     return SanityCheck({method: tuple(found) for method, found in scores.items()}, decisive, background, target.kind, len(pixels), named)
 
 
+@torch.inference_mode(False)
 def compare_with(
     fitted: FittedInterpreter,
     other: FittedInterpreter,

@@ -92,11 +92,11 @@ def open_copy(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
         yield network
 
 
+@torch.inference_mode(False)
 def copied(fitted: FittedInterpreter) -> FittedInterpreter:
     """``fitted`` with copies of f, Ψ, h and d. Raises ``AttributionError`` for a classifier that cannot be copied."""
     try:
-        with torch.inference_mode(False):
-            model = copy.deepcopy(fitted.view.model)
+        model = copy.deepcopy(fitted.view.model)
     except (RuntimeError, TypeError) as error:  # of non-leaf tensors and locks kept as attributes
         raise AttributionError(f"this needs a copy of the classifier, which cannot be copied: {error}") from error
     return replace(fitted, view=replace(fitted.view, model=model), interpreter=copy.deepcopy(fitted.interpreter))

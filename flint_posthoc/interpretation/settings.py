@@ -51,7 +51,11 @@ class AttributionSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.smooth_samples < 0 or (self.occlusion_patch or 1) < 1:
+        if (
+            min(self.steps, self.batch_size) < 1
+            or self.smooth_samples < 0
+            or (self.occlusion_patch is not None and self.occlusion_patch < 1)
+        ):
             raise ConfigurationError(f"steps, batch_size and occlusion_patch must be at least 1, smooth_samples at least 0, got {self}")
         if not self.smooth_noise > 0:
             raise ConfigurationError(f"smooth_noise must be above 0, got {self.smooth_noise}")
