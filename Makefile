@@ -45,6 +45,7 @@ weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (20 m
 
 pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (20 minutes)
 	$(BIN)/python -m examples.pictures.run --data $(DATA)
+	$(BIN)/python -m examples.pictures.speed --data $(DATA)
 
 report: $(TEST_INSTALLED)  ## the report on SqueezeNet, after imagenette, and the README's picture of it (5 minutes)
 	$(BIN)/python -m examples.report.run --data $(DATA)

@@ -21,7 +21,7 @@ from flint_posthoc.storage import write_bytes, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}  # two-sided 95 % quantile by number of seeds
-PATHS = ("--data", "--output", "--results")  # options that do not change a figure
+PATHS = ("--data", "--output", "--results", "--interpreters", "--interpreter", "--picture")  # options that do not change a figure
 MEASURES = (
     "classifier_accuracy",
     "interpreter_accuracy",

@@ -1,4 +1,4 @@
-"""Does AM+PI raise the attribute it draws? Our presets beside the paper's weights, from exemplars and from noise; and what a picture costs.
+"""Does AM+PI raise the attribute it draws? Our presets beside the paper's weights, from exemplars and from noise.
 
 python -m examples.pictures.run          after `make fashion-mnist imagenette`, whose interpreters it draws
 """
@@ -6,9 +6,9 @@ python -m examples.pictures.run          after `make fashion-mnist imagenette`, 
 from __future__ import annotations
 
 import argparse
-import statistics
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,10 @@ from examples.imagenette import task as imagenette
 from examples.results import arguments, circumstances, some, write
 from flint_posthoc import FlintExplainer
 from flint_posthoc.figures import save
-from flint_posthoc.interpretation.ascent import GREY, PAPER, PHOTOGRAPH, MaximizationSettings, Stage
+from flint_posthoc.interpretation.ascent import GREY, PAPER, PHOTOGRAPH, MaximizationSettings
 from flint_posthoc.interpretation.maximization import Maximization
-from flint_posthoc.precision import autocast
 
 HERE = Path(__file__).parent
-SPEED_PAIRS, REPEATS = 64, 5
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,6 @@ class Subject:
     folder: Path  # below --output, as the example of the same name leaves it
     preset: MaximizationSettings
     pairs: int | None  # how many, drawn by seed; None: all
-    speed_steps: int
 
     def explainer(self, options: argparse.Namespace) -> FlintExplainer:
         return FlintExplainer.from_pretrained(options.interpreters / self.folder / "interpreter", self.task.classifier(options.data))
@@ -49,41 +46,54 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("FashionMNIST", fashion_mnist, Path("flint-fashion-mnist/conv2/seed-0"), GREY, None, 300),
-    Subject("Imagenette", imagenette, Path("flint-imagenette/seed-0"), PHOTOGRAPH, 60, 10),
+    Subject("FashionMNIST", fashion_mnist, Path("flint-fashion-mnist/conv2/seed-0"), GREY, None),
+    Subject("Imagenette", imagenette, Path("flint-imagenette/seed-0"), PHOTOGRAPH, 60),
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__.splitlines()[0], output=Path("flint-pictures"))
-    parser.add_argument("--interpreters", type=Path, default=Path(), help="folder in which the other examples were run")
-    parser.add_argument("--results", type=Path, help="folder for results.json and results.md")
-    options = parser.parse_args(argv)
+    options = parsed(__doc__.splitlines()[0], argv)
     started = time.time()
     found = {subject.name: measure(subject, options) for subject in SUBJECTS}
-    body = "\n\n".join([f"## {name}\n\n{table(record)}\n\n{cost(record['speed'])}" for name, record in found.items()])
-    write(options.results or HERE / "results", "AM+PI: does the attribute rise?", body, {"circumstances": circumstances(started)} | found)
+    body = "\n\n".join([f"## {name}\n\n{table(record)}" for name, record in found.items()])
+    write(
+        options.results or HERE / "results" / "rise",
+        "AM+PI: does the attribute rise?",
+        body,
+        {"circumstances": circumstances(started)} | found,
+    )
+
+
+def parsed(description: str, argv: list[str] | None) -> argparse.Namespace:
+    parser = arguments(description, output=Path("flint-pictures"))
+    parser.add_argument("--interpreters", type=Path, default=Path(), help="folder in which the other examples were run")
+    parser.add_argument("--results", type=Path, help="folder for results.json and results.md")
+    return parser.parse_args(argv)
 
 
 def measure(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
     """Pictures of the relevant pairs, each from the strongest test image of its class, in every variant."""
     explain, data = subject.explainer(options), subject.loader(options)
-    pairs = explain.global_interpretation(data).pairs()
-    if subject.pairs is not None:
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(options.seeds[0]))
-        pairs = [pairs[index] for index in order[: subject.pairs].tolist()]
-    exemplars = [
-        (pair.attribute, each[0].image) for pair, each in zip(pairs, explain.exemplars(data, pairs, k=1).found, strict=True) if each
-    ]
-    images, attributes = torch.stack([image for _, image in exemplars]), torch.tensor([attribute for attribute, _ in exemplars])
+    images, attributes = exemplars_of(subject, explain, data, options.seeds[0])
     peaks = peak_activations(explain, data)
     rows = {}
     for name, settings, start in variants(subject.preset):
         drawn = explain.maximize(images, attributes, settings=settings, start=start)
         rows[name] = judged(drawn, peaks)
-        save(drawn.plot(), options.output / f"{subject.name}-{name.replace(' ', '-').replace(',', '')}.png")
+        save(drawn.plot(), options.output / f"{subject.name}-{re.sub('[^a-z]+', '-', name)}.png")
         print(subject.name, name, rows[name], flush=True)
-    return {"pairs": len(images), "variants": rows, "speed": speed(explain, images, attributes, subject)}
+    return {"pairs": len(images), "variants": rows}
+
+
+def exemplars_of(subject: Subject, explain: FlintExplainer, data: DataLoader, seed: int) -> tuple[Tensor, Tensor]:
+    """The strongest image of each relevant pair that has one, and its attribute."""
+    pairs = explain.global_interpretation(data).pairs()
+    if subject.pairs is not None:
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+        pairs = [pairs[index] for index in order[: subject.pairs].tolist()]
+    found = explain.exemplars(data, pairs, k=1).found
+    chosen = [(pair.attribute, exemplars[0].image) for pair, exemplars in zip(pairs, found, strict=True) if exemplars]
+    return torch.stack([image for _, image in chosen]), torch.tensor([attribute for attribute, _ in chosen])
 
 
 def variants(preset: MaximizationSettings) -> Sequence[tuple[str, MaximizationSettings, str]]:
@@ -123,51 +133,6 @@ def table(record: dict[str, Any]) -> str:
         shares = [f"{100 * row[key]:.1f} %" for key in ("rose", "smooth", "rose_and_smooth", "gain_in_top_3")]
         lines.append(f"| {name} | {' | '.join(shares)} | × {row['median_rise']:.2f} |")
     return "\n".join(lines)
-
-
-# ---- what a picture costs ----
-
-
-def speed(explain: FlintExplainer, images: Tensor, attributes: Tensor, subject: Subject) -> dict[str, float]:
-    """Seconds for pictures at once, one at a time, and for as many bare passes; interleaved, medians."""
-    at_once = SPEED_PAIRS if subject.preset.batch_size >= SPEED_PAIRS else subject.preset.batch_size
-    settings = replace(subject.preset, stages=(Stage(subject.speed_steps, 2.0, 20.0, 0.0),))
-    rows = torch.arange(at_once) % len(images)
-    chosen, wanted = images[rows], attributes[rows]
-    ways: dict[str, Callable[[], object]] = {
-        "together": lambda: explain.maximize(chosen, wanted, settings=settings),
-        "bare_passes": lambda: bare_passes(explain, chosen, wanted, settings),
-        "one_at_a_time": lambda: [explain.maximize(chosen[row : row + 1], int(wanted[row]), settings=settings) for row in range(at_once)],
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {f"{name}_over_{base}": statistics.median(map(lambda a, b: a / b, seconds[name], seconds[base]))
-              for name, base in (("together", "bare_passes"), ("one_at_a_time", "together"))}  # fmt: skip
-    return {"pictures": at_once, "steps": subject.speed_steps} | medians | ratios
-
-
-def bare_passes(explain: FlintExplainer, images: Tensor, attributes: Tensor, settings: MaximizationSettings) -> None:
-    """As many truncated forward and backward passes as the climb needs, and nothing else."""
-    fitted, network = explain.fitted, explain.interpreter.attribute_network
-    moved = images.clone(memory_format=torch.channels_last).requires_grad_(True)
-    with fitted.view.frozen() as run:
-        for _ in settings.stage_of_step:
-            with autocast(fitted.device, settings.precision):
-                activations = run.activations(moved)
-            torch.autograd.grad(network.preactivations(activations).gather(1, attributes[:, None]).sum(), moved)
-
-
-def cost(speed: dict[str, float]) -> str:
-    return (
-        f"{speed['pictures']} pictures of {speed['steps']} steps: {speed['together']:.2f} s at once, {speed['one_at_a_time']:.2f} s "
-        f"one at a time (× {speed['one_at_a_time_over_together']:.2f}); {speed['together_over_bare_passes']:.2f} times the bare truncated "
-        "forward and backward passes (medians of five interleaved runs)."
-    )
 
 
 if __name__ == "__main__":

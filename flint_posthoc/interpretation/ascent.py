@@ -22,6 +22,7 @@ from ..precision import PRECISIONS
 from .parameterization import PARAMETERIZATIONS
 
 Climb: TypeAlias = Callable[[Images], Attributes]  # pre-activations (B, J) of Ψ, differentiable
+FUSED = ("cpu", "cuda")  # devices with an Adam of one kernel
 START_SPACES = ("pixels", "normalised")
 
 
@@ -163,7 +164,7 @@ def ascend(objective: Objective, start: Images, normalization: Normalization, se
     """The climb itself, from ``start`` (B, channels, H, W)."""
     code = PARAMETERIZATIONS[settings.parameterization]((start.shape[1], start.shape[2], start.shape[3]), normalization)
     moved = code.encode(start).requires_grad_(True)
-    optimizer = torch.optim.Adam([moved], lr=settings.learning_rate)
+    optimizer = torch.optim.Adam([moved], lr=settings.learning_rate, fused=moved.device.type in FUSED)
     history = []
     for step, (stage, shift) in enumerate(zip(settings.stage_of_step, jitter_shifts(settings), strict=True)):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * 0.5 ** (step // settings.halve_every)

@@ -138,7 +138,7 @@ def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, set
 
         def climb(seen: Images) -> Attributes:
             with autocast(fitted.device, settings.precision):
-                activations = run.activations(seen.contiguous(memory_format=torch.channels_last))
+                activations = run.activations(seen.clone(memory_format=torch.channels_last))  # contiguous() leaves grey images as they are
             return network.preactivations(activations)
 
         with torch.no_grad():
