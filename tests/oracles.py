@@ -259,3 +259,16 @@ def auroc(score: Vector, positive: Sequence[bool]) -> float:
     ours = [value for value, flag in zip(score, positive, strict=True) if flag]
     theirs = [value for value, flag in zip(score, positive, strict=True) if not flag]
     return mean([(a > b) + 0.5 * (a == b) for a in ours for b in theirs])
+
+
+def median(values: Vector) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def depth_along(point: Vector, cloud: Matrix, direction: Vector) -> float:
+    """Equation 1 of the paper for one direction instead of all."""
+    projected = [sum(a * b for a, b in zip(row, direction, strict=True)) for row in cloud]
+    middle = median(projected)
+    spread = median([abs(value - middle) for value in projected])
+    return 1 / (1 + abs(sum(a * b for a, b in zip(point, direction, strict=True)) - middle) / spread)

@@ -1,0 +1,86 @@
+"""Charts of numbers: bars, curves, histograms, tables of counts. Pictures of images are in ``figures``, whose rules hold here too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .figures import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, Figure, new_figure, shorten
+
+COLOURS = (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#CC79A7", "#E69F00")
+
+
+def _plain_axes(axes: Any, heading: str, horizontal: str, vertical: str = "") -> None:
+    axes.set_title(heading, fontsize=9)
+    axes.set_xlabel(horizontal, fontsize=8)
+    axes.set_ylabel(vertical, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def ranked_bars(names: Sequence[str], values: Sequence[float], *, heading: str, axis: str) -> Figure:
+    """Horizontal bars in the given order, the first one on top."""
+    figure = new_figure(5, min(30, 0.18 * len(names) + 1.2))
+    axes = figure.subplots()
+    axes.barh(range(len(names)), values, color=[POSITIVE if value >= 0 else NEGATIVE for value in values], height=0.7)
+    axes.set_yticks(range(len(names)), [shorten(name) for name in names])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    _plain_axes(axes, heading, axis)
+    return figure
+
+
+def count_matrix(counts: np.ndarray, names: Sequence[str], *, heading: str) -> Figure:
+    """Counts (C, C) as a table; colour is the share of a row. Up to 20 classes the counts are written in."""
+    classes = len(names)
+    figure = new_figure(min(20, 0.4 * classes + 2), min(20, 0.36 * classes + 1.6))
+    axes = figure.subplots()
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    for row, column in np.argwhere(counts) if classes <= 20 else ():
+        axes.text(
+            column, row, counts[row, column], ha="center", va="center", fontsize=6, color="white" if shares[row, column] > 0.5 else "black"
+        )
+    ticks = range(0, classes, max(1, math.ceil(classes / 50)))
+    axes.set_xticks(ticks, [shorten(names[tick], 18) for tick in ticks], rotation=60, ha="right")
+    axes.set_yticks(ticks, [shorten(names[tick], 18) for tick in ticks])
+    _plain_axes(axes, heading, "interpreter", "classifier")
+    return figure
+
+
+def histograms(groups: Mapping[str, np.ndarray], *, mark: float, heading: str, axis: str) -> Figure:
+    """Outlines of how values spread in each group, as shares of the group, with a line at ``mark``."""
+    figure = new_figure(6, 3.2)
+    axes = figure.subplots()
+    edges = np.linspace(0, max(float(np.nanmax(values)) for values in groups.values()) + 1e-9, 31).tolist()
+    for name, values in groups.items():
+        axes.hist(
+            values, bins=edges, weights=np.full(len(values), 1 / len(values)), histtype="step", label=f"{shorten(name)} ({len(values):,})"
+        )
+    axes.axvline(mark, color="black", linewidth=0.8, linestyle=":")
+    axes.legend(fontsize=7)
+    _plain_axes(axes, heading, axis, "share of images")
+    return figure
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    heading: str,
+    axis: str,
+    vertical: str,
+    mark: float | None = None,
+) -> Figure:
+    """Lines through (x, y) points, by name; a dotted line at x = ``mark``."""
+    figure = new_figure(5.5, 3.4)
+    axes = figure.subplots()
+    for (name, (across, values)), colour in zip(series.items(), COLOURS * math.ceil(len(series) / len(COLOURS)), strict=False):
+        axes.plot(across, values, marker="o", markersize=3, color=colour, label=shorten(name, 44))
+    if mark is not None:
+        axes.axvline(mark, color="black", linewidth=0.8, linestyle=":")
+    axes.legend(fontsize=7)
+    _plain_axes(axes, heading, axis, vertical)
+    return figure
