@@ -1,0 +1,188 @@
+"""f run on from other tapped activations, and the activations that are left when an attribute, or an atom of a dictionary, is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..arrays import Activations, Attributes, Maps, Weight
+from ..classifier.adapter import ModelAdapter, TapLayout
+from ..classifier.taps import hooked
+from ..classifier.view import ClassifierView
+from ..data import Data
+from ..errors import UnmappableActivationError
+from ..interpreter.fitted import FittedInterpreter
+from .dictionaries import Factorisation, Readout, learn_readout
+from .gathering import RowReservoir
+
+STEPS = 10  # towards activations without an attribute
+POSITIONS = 16  # of each image that an NMF dictionary is learnt from, at most
+
+Removed = Bool[Tensor, "b attributes"]
+
+
+# ---- the rest of f ----
+
+
+@contextmanager
+def replaced(view: ClassifierView, activations: Activations) -> Iterator[None]:
+    """While open, every tapped layer of f puts out ``activations`` (B, channels, H, W) instead of its own; the hooks go on the way out.
+
+    To be used inside ``view.frozen()``, for passes over B images. What f computes from the taps onwards follows; tokens that have no place
+    in the image (a class token) stay as f computes them. Of a layer that runs several times the last output is replaced, the one read.
+
+    Raises:
+        UnmappableActivationError: while f runs: a layer's output cannot be written to in its canonical form.
+    """
+    hooks = [_Replacement(view.adapter, layout, maps) for layout, maps in zip(view.layouts, activations, strict=True)]
+    modules = [view.model.get_submodule(layout.layer) for layout in view.layouts]
+    with hooked((module.register_forward_hook, hook) for module, hook in zip(modules, hooks, strict=True)):
+        yield
+
+
+class _Replacement:
+    """A forward hook that answers in the layer's place, at its last call of each pass."""
+
+    def __init__(self, adapter: ModelAdapter, layout: TapLayout, maps: Maps) -> None:
+        self._adapter, self._layout, self._maps, self._calls = adapter, layout, maps, 0
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Any:
+        self._calls += 1
+        return output if self._calls % self._layout.calls else self._answer(output)
+
+    def _answer(self, output: Any) -> Any:
+        """A copy of ``output`` with other maps in it; f's own tensors are not written to."""
+        copied = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
+        raw, place = self._adapter.raw(copied), self._adapter.canonical(copied, self._layout)
+        if raw is self._adapter.raw(output) or raw is None or place.untyped_storage().data_ptr() != raw.untyped_storage().data_ptr():
+            raise UnmappableActivationError(
+                f"layer {self._layout.layer!r} puts out a {type(output).__qualname__}, which cannot be written to in the form "
+                f"{self._layout.form!r}; allowed are tensors, alone or in tuples, lists and dicts"
+            )
+        place.copy_(self._maps)
+        return copied
+
+
+# ---- what is taken out ----
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """J numbers an image, read linearly, each of which can be taken out of the tapped activations."""
+
+    @property
+    def weight(self) -> Weight:
+        """(C, J): contributions of a number are it times its weight."""
+        ...
+
+    def codes(self, activations: Activations) -> Attributes:
+        """(B, J) ≥ 0."""
+        ...
+
+    def without(self, activations: Activations, removed: Removed) -> Activations:
+        """The activations with the flagged numbers of each image taken out."""
+        ...
+
+
+def lowest(maps: Maps) -> Tensor:
+    """(B, 1, 1, 1): 0, or what an image itself has below: ablated maps stay where f's own are."""
+    return maps.amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)
+
+
+class AttributeAblation:
+    """Φ at the taps. φ_j's direction is its gradient by the tapped maps, all taps together.
+
+    Taking out a set S goes the least way to where all φ_j of S are 0, by steps of Craig's method on E = ½ Σ_S φ_j²:
+    a ← a - 2E ∇E/‖∇E‖². For one attribute of a linear Ψ this is a single step, a - φ_j v/‖v‖² with v = ∇φ_j; Ψ is not linear, so there are
+    ten. Maps never fall below 0, or below what the image has. Attributes share directions, so others change too.
+    """
+
+    def __init__(self, fitted: FittedInterpreter) -> None:
+        self._network, self.weight = fitted.interpreter.attribute_network, fitted.interpreter.head.weight.detach()
+
+    def codes(self, activations: Activations) -> Attributes:
+        with torch.no_grad():
+            attributes: Tensor = self._network(activations)
+        return attributes
+
+    def without(self, activations: Activations, removed: Removed) -> Activations:
+        floors = [lowest(maps) for maps in activations]
+        with torch.inference_mode(False), torch.enable_grad():
+            current, flags = [maps.detach().clone() for maps in activations], removed.clone()
+            for _ in range(STEPS):
+                current = [torch.maximum(maps, floor) for maps, floor in zip(self._step(current, flags), floors, strict=True)]
+        return tuple(current)
+
+    def _step(self, current: list[Tensor], removed: Removed) -> list[Tensor]:
+        leaves = [maps.detach().requires_grad_() for maps in current]
+        energy = (self._network(tuple(leaves)) * removed).square().sum(dim=1) / 2
+        gradients = torch.autograd.grad(energy.sum(), leaves)
+        norm = sum((gradient.flatten(1).square().sum(dim=1) for gradient in gradients), torch.zeros_like(energy))
+        length = torch.where(norm > 0, 2 * energy / norm.clamp_min(1e-30), 0).detach().view(-1, 1, 1, 1)
+        return [maps - length * gradient for maps, gradient in zip(current, gradients, strict=True)]
+
+
+class AtomAblation:
+    """A non-negative factorisation of the deepest tap's maps, place by place: a place's channels are a mixture of J atoms (as in CRAFT).
+
+    An image's number is the mean of its mixture over places, and a read-out learns f's answer from that; taking an atom out subtracts its
+    part at every place.
+    """
+
+    def __init__(self, factorisation: Factorisation, readout: Readout) -> None:
+        self._factorisation, self.weight = factorisation, readout.weight
+
+    def codes(self, activations: Activations) -> Attributes:
+        return self._mixtures(activations[-1]).mean(dim=1).to(activations[-1].device)
+
+    def without(self, activations: Activations, removed: Removed) -> Activations:
+        maps = activations[-1]
+        parts = (self._mixtures(maps) * removed.cpu()[:, None]) @ self._factorisation.atoms
+        subtracted = parts.transpose(1, 2).reshape(maps.shape).to(maps.device)
+        return (*activations[:-1], (maps.clamp(min=0) - subtracted).clamp(min=0) + maps.clamp(max=0))
+
+    def _mixtures(self, maps: Maps) -> Tensor:
+        """(B, places, J) on the CPU."""
+        places = _places(maps)
+        return self._factorisation(places.flatten(0, 1)).unflatten(0, places.shape[:2])
+
+
+def _places(maps: Maps) -> Tensor:
+    """(B, places, channels) ≥ 0 on the CPU."""
+    return maps.clamp(min=0).flatten(2).transpose(1, 2).cpu()
+
+
+def learn_atoms(fitted: FittedInterpreter, data: Data, limit: int, seed: int) -> AtomAblation:
+    """A dictionary of J atoms of the deepest tap, from at most ``limit`` images of ``data``; one pass. Raises ``DataError``."""
+    reservoir, generator = RowReservoir(limit, seed), torch.Generator().manual_seed(seed)
+    for batch in fitted.read(data):
+        reservoir.offer(_places(batch.activations[-1]), batch.classifier_logits)
+    places, logits = reservoir.columns()
+    chosen = torch.stack([torch.randperm(places.shape[1], generator=generator)[:POSITIONS] for _ in places])
+    rows = places.gather(1, chosen[..., None].expand(-1, -1, places.shape[2])).flatten(0, 1)
+    factorisation = Factorisation(rows, fitted.interpreter.num_attributes, seed)
+    codes = factorisation(places.flatten(0, 1)).unflatten(0, places.shape[:2]).mean(dim=1)
+    readout = learn_readout(codes, logits, fitted.view.kind)
+    return AtomAblation(factorisation, Readout(readout.weight.to(fitted.device), readout.bias.to(fitted.device)))
+
+
+# ---- controls ----
+
+
+def moved_at_random(activations: Activations, altered: Activations, generator: torch.Generator) -> Activations:
+    """``activations`` moved as far as to ``altered``, tap by tap and image by image, in a random direction; never below ``lowest``."""
+    move: Callable[[Tensor, Tensor], Tensor] = partial(_moved, generator=generator)
+    return tuple(move(maps, other) for maps, other in zip(activations, altered, strict=True))
+
+
+def _moved(maps: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(maps.shape, generator=generator).to(maps)
+    distance, length = ((part.flatten(1).norm(dim=1).view(-1, 1, 1, 1)) for part in (other - maps, noise))
+    return torch.maximum(maps + noise * distance / length, lowest(maps))

@@ -1,0 +1,242 @@
+"""Do attributes matter to f, and not only to g? They are taken out at the taps and out of the decoder's image, and f is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator
+
+from ..arrays import Images, PerImage
+from ..charts import curves
+from ..data import Data
+from ..errors import ConfigurationError
+from ..figures import Figure
+from ..interpreter.fitted import FittedInterpreter
+from .ablation import AttributeAblation, Dictionary, learn_atoms
+from .estimates import Interval, bootstrap, rank_correlation
+from .gathering import RowReservoir
+from .interventions import Ablations, Curve, Decoded, Rest, Table, ablate, decode_without
+from .words import percent, plain, table
+
+BATCH = 32
+FEWEST = 3  # attributes of an image, for a correlation of ranks
+
+
+@dataclass(frozen=True)
+class FaithfulnessSettings:
+    """How much is asked.
+
+    Attributes:
+        images: a uniform sample of the data.
+        attributes: of each image those of largest absolute contribution, at most so many. f runs about ten times that often an image.
+        training_images: that the NMF dictionary is learnt from, at most.
+        seed: of the samples, the random directions and orders.
+    """
+
+    images: int = 200
+    attributes: int = 8
+    training_images: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.attributes < FEWEST or min(self.images, self.training_images) < 1:
+            raise ConfigurationError(f"attributes must be at least {FEWEST}, images and training_images at least 1, got {self}")
+
+
+@dataclass(frozen=True)
+class AblationScore:
+    """How faithful a dictionary is to f at the taps. Correlations of ranks are over the attributes of an image, means over images.
+
+    Attributes:
+        correlation: of f's logit drop with the contribution α.  random_attribute: with α of another attribute of the image.
+        random_direction: of α with the drop by a random move of the same length: how much the length alone explains.
+        drop, random_drop: mean logit drop for attributes that speak for the class (α > 0).
+        remaining: mean share of an attribute that is left after it was taken out; 0 where taking out worked.
+        deletion, insertion: f's mean logit when the first 0 … K are gone, or alone are left; random_…: in a random order.
+        deletion_gain, insertion_gain: mean distance of a curve from that of the random order, in logits; above 0 is better than chance.
+    """
+
+    name: str
+    correlation: Interval
+    random_attribute: Interval
+    random_direction: Interval
+    drop: Interval
+    random_drop: Interval
+    remaining: float
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+    random_deletion: tuple[float, ...]
+    random_insertion: tuple[float, ...]
+    deletion_gain: Interval
+    insertion_gain: Interval
+
+
+@dataclass(frozen=True)
+class DecoderScore:
+    """How f takes the decoder's pictures with and without an attribute.
+
+    ``same_class``, f's share of pictures given the image's class, and ``gap``, the logits lost by the picture alone, are the control.
+    """
+
+    correlation: Interval
+    random_attribute: Interval
+    same_class: float
+    gap: Interval
+
+
+def _by_image(alpha: Table, drop: Table) -> PerImage:
+    """Spearman's over the attributes of each image; NaN for fewer than three."""
+    known = ~alpha.isnan()
+    pairs = ((row[mask], other[mask]) for row, other, mask in zip(alpha, drop, known, strict=True))
+    return torch.tensor([rank_correlation(*pair) if len(pair[0]) >= FEWEST else torch.nan for pair in pairs], dtype=torch.float64)
+
+
+def _of_others(drop: Table, generator: Generator) -> Table:
+    """The drops of each image permuted among the attributes that take part."""
+    keys = torch.rand(drop.shape, generator=generator).masked_fill(drop.isnan(), torch.inf)
+    mixed = torch.full_like(drop, torch.nan)
+    for row, (order, values) in enumerate(zip(keys.argsort(dim=1), drop, strict=True)):
+        known = (~values.isnan()).nonzero().flatten()
+        mixed[row, known] = values[order[: len(known)]]
+    return mixed
+
+
+def score_ablations(name: str, found: Ablations, seed: int) -> AblationScore:
+    """Means with intervals over images."""
+    generator = torch.Generator().manual_seed(seed)
+    drop, random_drop = (torch.where(found.alpha > 0, part, torch.nan).nanmean(dim=1) for part in (found.drop, found.random_drop))
+    return AblationScore(
+        name,
+        correlation=bootstrap(_by_image(found.alpha, found.drop), seed),
+        random_attribute=bootstrap(_by_image(found.alpha, _of_others(found.drop, generator)), seed),
+        random_direction=bootstrap(_by_image(found.alpha, found.random_drop), seed),
+        drop=bootstrap(drop, seed),
+        random_drop=bootstrap(random_drop, seed),
+        remaining=float(found.remaining.nanmean()),
+        deletion=_mean_curve(found.deletion),
+        insertion=_mean_curve(found.insertion),
+        random_deletion=_mean_curve(found.random_deletion),
+        random_insertion=_mean_curve(found.random_insertion),
+        deletion_gain=bootstrap((found.random_deletion - found.deletion).mean(dim=1), seed),
+        insertion_gain=bootstrap((found.insertion - found.random_insertion).mean(dim=1), seed),
+    )
+
+
+def _mean_curve(lines: Curve) -> tuple[float, ...]:
+    return tuple(lines.double().mean(dim=0).tolist())
+
+
+def score_decoded(found: Decoded, seed: int) -> DecoderScore:
+    """Means with intervals over images."""
+    others = _of_others(found.drop, torch.Generator().manual_seed(seed))
+    return DecoderScore(
+        correlation=bootstrap(_by_image(found.alpha, found.drop), seed),
+        random_attribute=bootstrap(_by_image(found.alpha, others), seed),
+        same_class=float(found.same_class.double().mean()),
+        gap=bootstrap(found.gap, seed),
+    )
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Faithfulness to f: ``attributes`` and, where training data was given, an NMF dictionary of the same size, both ablated at the tap."""
+
+    images: int
+    asked: int
+    attributes: AblationScore
+    factorisation: AblationScore | None
+    decoder: DecoderScore
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dictionaries(self) -> list[AblationScore]:
+        """What was ablated at the tap."""
+        return [self.attributes] + [entry for entry in (self.factorisation,) if entry is not None]
+
+    def __str__(self) -> str:
+        found = self.dictionaries
+        rows = {
+            "rank correlation of f's drop with α": [str(entry.correlation) for entry in found],
+            "… with α of another one": [str(entry.random_attribute) for entry in found],
+            "… of a random move's drop with α": [str(entry.random_direction) for entry in found],
+            "f's drop, logits (α > 0)": [str(entry.drop) for entry in found],
+            "… by a random move as long": [str(entry.random_drop) for entry in found],
+            "left of what was taken out": [percent(entry.remaining) for entry in found],
+            "deletion, better than random order by": [str(entry.deletion_gain) for entry in found],
+            "insertion, better than random order by": [str(entry.insertion_gain) for entry in found],
+        }
+        lines = [table(("at the taps", *(entry.name for entry in found)), [(name, *cells) for name, cells in rows.items()])]
+        return "\n".join([*lines, self.meaning()] + [f"note: {note}" for note in self.notes])
+
+    def meaning(self) -> str:
+        """The table in a few sentences."""
+        own = self.attributes
+        verdict = "f itself follows" if own.correlation.low > 0 else "it is not shown that f follows"
+        return (
+            f"Over {self.images} images and their {self.asked} strongest attributes, {verdict} what the explanation says: taking them out "
+            f"lowers f's logit in the order of α with a rank correlation of {own.correlation} (1 is the same order, 0 chance). Through the "
+            f"decoder it is {self.decoder.correlation}, where f gives {percent(self.decoder.same_class)} of the decoder's pictures the "
+            f"image's class and loses {self.decoder.gap} logits by the picture alone. Intervals are 95 %, over images."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        exported: dict[str, Any] = plain(self)
+        return exported
+
+    def plot(self) -> Figure:
+        """Deletion and insertion curves beside those of a random order."""
+        lines = {
+            f"{entry.name}, {kind.replace('_', ' ')}": getattr(entry, kind)
+            for entry in self.dictionaries
+            for kind in ("deletion", "random_deletion", "insertion", "random_insertion")
+        }
+        series = {name: (list(range(len(values))), list(values)) for name, values in lines.items()}
+        return curves(series, heading="f's logit without, or with only, the first k", axis="k", vertical="f's logit, centred")
+
+
+def _sampled(fitted: FittedInterpreter, data: Data, settings: FaithfulnessSettings) -> Iterator[Images]:
+    reservoir = RowReservoir(settings.images, settings.seed)
+    for batch in fitted.batches(data):
+        reservoir.offer(batch.images)
+    (images,) = reservoir.columns()
+    return (part.to(fitted.device) for part in images.split(BATCH))
+
+
+def _together(parts: list[Any]) -> Any:
+    return type(parts[0])(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def measure_faithfulness(
+    fitted: FittedInterpreter, data: Data, *, train: Data | None = None, settings: FaithfulnessSettings = FaithfulnessSettings()
+) -> Faithfulness:
+    """Take attributes out and see whether f's logit for its own class falls as α says.
+
+    Args:
+        data: images to ask about, best ones that were not learnt from; memory is the sampled images.
+        train: images for an NMF dictionary of the same size on the deepest tap; ``None``: no such comparison.
+
+    Raises:
+        UnmappableActivationError: a tapped layer's output cannot be replaced. DataError.
+    """
+    named: dict[str, Dictionary] = {"attributes": AttributeAblation(fitted)}
+    if train is not None:
+        named["NMF atoms"] = learn_atoms(fitted, train, settings.training_images, settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    decoded: list[Decoded] = []
+    found: dict[str, list[Ablations]] = {name: [] for name in named}
+    with fitted.view.frozen() as run:
+        for images in _sampled(fitted, data, settings):
+            rest = Rest.of(fitted, run, images)
+            decoded.append(decode_without(fitted, rest, settings.attributes))
+            for name, dictionary in named.items():
+                found[name].append(ablate(dictionary, rest, settings.attributes, generator))
+    scores = [score_ablations(name, _together(parts), settings.seed) for name, parts in found.items()]
+    images_asked = sum(len(part.gap) for part in decoded)
+    asked = min(settings.attributes, fitted.interpreter.num_attributes)
+    second = scores[1] if len(scores) > 1 else None
+    return Faithfulness(images_asked, asked, scores[0], second, score_decoded(_together(decoded), settings.seed), fitted.notes)
