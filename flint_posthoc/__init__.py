@@ -17,6 +17,7 @@ from .interpretation.relevance import LocalInterpretation as LocalInterpretation
 from .learning import presets as presets
 from .learning.cache import ActivationCache as ActivationCache
 from .learning.history import FitHistory as FitHistory
+from .learning.joint import JointSettings as JointSettings
 from .learning.losses import LossWeights as LossWeights
 from .learning.presets import FlintConfig as FlintConfig
 from .learning.schedule import LossSchedule as LossSchedule

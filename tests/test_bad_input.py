@@ -220,10 +220,9 @@ def test_a_normalisation_of_another_number_of_channels_is_refused() -> None:
     [
         (PIXELS, errors.MissingLabelsError, "batch 0 has no labels, and they are needed here"),
         ([(PIXELS[:4], [0, 1, 2, 4])], errors.LabelRangeError, r"the first is 4\); expected 0 to 3"),
-        ([(PIXELS[:4], [0, 1, 2, 3])], errors.ConfigurationError, "joint=True is not part of this version yet"),
     ],
 )
-def test_training_by_design_needs_labels_and_is_not_there_yet(data: Any, error: type[errors.FlintError], message: str) -> None:
+def test_training_by_design_needs_labels(data: Any, error: type[errors.FlintError], message: str) -> None:
     model = small.tiny()
     with refused(model, error, message):
         small.explainer(model, joint=True).fit(data, progress=False)

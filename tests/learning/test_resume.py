@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -69,6 +70,16 @@ def fit(folder: Path | str | None, *, cache: str, resume: bool = False, model: A
     return explain
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A forked child that uses threads waits for ever for those that its parent had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("cache", ["memory", "off"])
 def test_killed_after_any_epoch_or_at_any_moment_a_resumed_fit_ends_as_an_unbroken_one(tmp_path: Path, cache: str) -> None:
     script = KILLER.format(
