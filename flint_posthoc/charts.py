@@ -11,6 +11,7 @@ import numpy as np
 from .figures import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, Figure, new_figure, shorten
 
 COLOURS = (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#CC79A7", "#E69F00")
+LONG_LABEL = 44
 
 
 def _plain_axes(axes: Any, heading: str, horizontal: str, vertical: str = "") -> None:
@@ -26,7 +27,7 @@ def ranked_bars(names: Sequence[str], values: Sequence[float], *, heading: str, 
     figure = new_figure(5, min(30, 0.18 * len(names) + 1.2))
     axes = figure.subplots()
     axes.barh(range(len(names)), values, color=[POSITIVE if value >= 0 else NEGATIVE for value in values], height=0.7)
-    axes.set_yticks(range(len(names)), [shorten(name) for name in names])
+    axes.set_yticks(range(len(names)), [shorten(name, LONG_LABEL) for name in names])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     _plain_axes(axes, heading, axis)
@@ -73,12 +74,16 @@ def curves(
     axis: str,
     vertical: str,
     mark: float | None = None,
+    dashed: Sequence[str] = (),
 ) -> Figure:
-    """Lines through (x, y) points, by name; a dotted line at x = ``mark``."""
+    """Lines through (x, y) points, by name; those ``dashed`` in the colour of the one before. A dotted line at x = ``mark``."""
     figure = new_figure(5.5, 3.4)
     axes = figure.subplots()
-    for (name, (across, values)), colour in zip(series.items(), COLOURS * math.ceil(len(series) / len(COLOURS)), strict=False):
-        axes.plot(across, values, marker="o", markersize=3, color=colour, label=shorten(name, 44))
+    solid = 0
+    for name, (across, values) in series.items():
+        solid += name not in dashed
+        colour, style = COLOURS[(solid - 1) % len(COLOURS)], "--" if name in dashed else "-"
+        axes.plot(across, values, marker="o", markersize=3, linestyle=style, color=colour, label=shorten(name, LONG_LABEL))
     if mark is not None:
         axes.axvline(mark, color="black", linewidth=0.8, linestyle=":")
     axes.legend(fontsize=7)

@@ -113,6 +113,7 @@ class AttributeAblation:
         return attributes
 
     def without(self, activations: Activations, removed: Removed) -> Activations:
+        """The nearest activations found on which the flagged φ_j are 0."""
         floors = [lowest(maps) for maps in activations]
         with torch.inference_mode(False), torch.enable_grad():
             current, flags = [maps.detach().clone() for maps in activations], removed.clone()
@@ -143,6 +144,7 @@ class AtomAblation:
         return self._mixtures(activations[-1]).mean(dim=1).to(activations[-1].device)
 
     def without(self, activations: Activations, removed: Removed) -> Activations:
+        """The deepest tap's maps less the flagged atoms' parts, what is negative in them left; the other taps as they are."""
         maps = activations[-1]
         parts = (self._mixtures(maps) * removed.cpu()[:, None]) @ self._factorisation.atoms
         subtracted = parts.transpose(1, 2).reshape(maps.shape).to(maps.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -143,9 +143,10 @@ def _stranger(model: nn.Module, fitted: FittedInterpreter) -> Iterator[Contender
 class _Sums:
     """Running counts of one contender."""
 
-    sums: Counter[str] = field(default_factory=Counter)
+    sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, fitted: FittedInterpreter, batch: ReadBatch, answer: Answer) -> None:
+        """One batch."""
         kind, target = fitted.view.kind, batch.classifier_logits.cpu()
         agrees = kind.agreement(target, answer.logits)
         f = kind.prediction(target)
@@ -154,7 +155,7 @@ class _Sums:
         self.sums["agreeing"] += int(agrees.sum())
         self.sums["errors"] += int(errors.sum())
         self.sums["agreeing_on_errors"] += int((agrees & errors).sum())
-        self.sums["divergence"] += float((kind.cross_entropy(target, answer.logits) - kind.entropy(target)).sum())  # type: ignore[assignment]
+        self.sums["divergence"] += float((kind.cross_entropy(target, answer.logits) - kind.entropy(target)).sum())
         if answer.codes is not None and answer.weight is not None:
             alpha = contributions(answer.codes, answer.weight, kind.prediction(answer.logits))
             counted = explained(alpha)
@@ -162,6 +163,7 @@ class _Sums:
             self.sums["used"] += int(absolute_conciseness(relevance(alpha[counted]), TAU).sum())
 
     def conclude(self, name: str, size: int | None) -> Baseline:
+        """Shares and means over all batches."""
         sums = self.sums
         errors = sums["agreeing_on_errors"] / sums["errors"] if sums["errors"] else None
         conciseness = sums["used"] / sums["explained"] if sums["explained"] else None

@@ -20,6 +20,7 @@ from .gathering import UNLABELLED, labels_of
 from .trust import SpaceDepths, Trust, outlying
 from .words import number, percent, plain, table
 
+PARTS = ("… while f is right", "… while f is wrong")  # of the images on which they disagree
 SHOWN = 100  # positions of outlying disagreements that are kept
 
 
@@ -70,14 +71,15 @@ def _distrust(column: int) -> Callable[[Judged], Tensor]:
     return lambda judged: -judged.depths[:, column]
 
 
+FLAG, INTERPRETERS_DOUBT = "the flag: the lesser of both", "the interpreter's doubt: 1 - p_g of f's class"
+OWN_DOUBT = "f's own doubt: 1 - its maximum softmax"
 SIGNALS: dict[str, Callable[[Judged], Tensor]] = {
     "depth in pixels": _distrust(0),
     "depth in attributes": _distrust(1),
-    "the flag: the lesser of both": lambda judged: -judged.depths.amin(dim=1),
-    "the interpreter's doubt: 1 - p_g of f's class": lambda judged: -judged.interpreter_confidence.double(),
-    "f's own doubt: 1 - its maximum softmax": lambda judged: -judged.classifier_confidence.double(),
+    FLAG: lambda judged: -judged.depths.amin(dim=1),
+    INTERPRETERS_DOUBT: lambda judged: -judged.interpreter_confidence.double(),
+    OWN_DOUBT: lambda judged: -judged.classifier_confidence.double(),
 }
-CIRCULAR = "the interpreter's doubt: 1 - p_g of f's class"  # as a signal of disagreement
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,17 @@ class Disagreement:
         unjudged = f" {self.unjudged} images of classes with too few members are left out." if self.unjudged else ""
         return (
             "Depths are over the threshold of the class that f gives: below 1 lie the outliers, by construction 5 % of its own members in "
-            f"each space unless told otherwise. {trusted}{flagged}{percent(self.accuracy_flagged)}.{unjudged}"
+            f"each space unless told otherwise. {trusted}{flagged}{percent(self.accuracy_flagged)}.{self._areas()}{unjudged}"
         )
+
+    def _areas(self) -> str:
+        """What the flag is worth beside f's own doubt, for what could be judged."""
+        by_name = {signal.name: signal for signal in self.signals}
+        flag, own = by_name[FLAG], by_name[OWN_DOUBT]
+        kinds = {"disagreement": "disagreement", "errors": "f's errors", "outside": "other data"}
+        known = [(words, getattr(flag, kind), getattr(own, kind)) for kind, words in kinds.items() if getattr(flag, kind) is not None]
+        compared = ", ".join(f"{number(ours)} against {number(theirs)} for {words}" for words, ours, theirs in known)
+        return f" AUROC of the flag against f's own doubt: {compared}." if compared else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the depths of single images."""
@@ -157,7 +168,7 @@ class Disagreement:
 
     def plot(self) -> Figure:
         """How deep the images of each group lie."""
-        arrays = {name: values.numpy() for name, values in self.depths.items() if len(values)}
+        arrays = {name: values.numpy() for name, values in self.depths.items() if len(values) and name not in PARTS}
         return histograms(arrays, mark=1.0, heading="How deep do images lie in the class that f gives them?", axis="depth over threshold")
 
 
@@ -166,8 +177,8 @@ def _groups(judged: Judged) -> dict[str, Tensor]:
     return {
         "f and g agree": judged.agrees,
         "f and g disagree": disagrees,
-        "… while f is right": disagrees & judged.labelled & ~judged.wrong,
-        "… while f is wrong": disagrees & judged.wrong,
+        PARTS[0]: disagrees & judged.labelled & ~judged.wrong,
+        PARTS[1]: disagrees & judged.wrong,
     }
 
 
@@ -181,7 +192,7 @@ def _signal(name: str, judged: Judged, outside: Judged | None) -> Signal:
     values = SIGNALS[name](judged)
     other = values[:0] if outside is None else SIGNALS[name](outside)
     both, is_other = torch.cat([values, other]), torch.arange(len(values) + len(other)) >= len(values)
-    disagreement = None if name == CIRCULAR else auroc(values, ~judged.agrees)
+    disagreement = None if name == INTERPRETERS_DOUBT else auroc(values, ~judged.agrees)
     labelled = judged.labelled
     return Signal(name, disagreement, auroc(values[labelled], judged.wrong[labelled]), auroc(both, is_other))
 

@@ -53,7 +53,8 @@ class AblationScore:
     Attributes:
         correlation: of f's logit drop with the contribution α.  random_attribute: with α of another attribute of the image.
         random_direction: of α with the drop by a random move of the same length: how much the length alone explains.
-        drop, random_drop: mean logit drop for attributes that speak for the class (α > 0).
+        claimed: mean α of attributes that speak for the class (α > 0).  drop, random_drop: what f's logit really falls by. Taking out goes
+            the least way, so that f may well fall by less than α: it has other ways to see what the attribute saw.
         remaining: mean share of an attribute that is left after it was taken out; 0 where taking out worked.
         deletion, insertion: f's mean logit when the first 0 … K are gone, or alone are left; random_…: in a random order.
         deletion_gain, insertion_gain: mean distance of a curve from that of the random order, in logits; above 0 is better than chance.
@@ -63,6 +64,7 @@ class AblationScore:
     correlation: Interval
     random_attribute: Interval
     random_direction: Interval
+    claimed: Interval
     drop: Interval
     random_drop: Interval
     remaining: float
@@ -107,12 +109,14 @@ def _of_others(drop: Table, generator: Generator) -> Table:
 def score_ablations(name: str, found: Ablations, seed: int) -> AblationScore:
     """Means with intervals over images."""
     generator = torch.Generator().manual_seed(seed)
-    drop, random_drop = (torch.where(found.alpha > 0, part, torch.nan).nanmean(dim=1) for part in (found.drop, found.random_drop))
+    parts = (found.alpha, found.drop, found.random_drop)
+    claimed, drop, random_drop = (torch.where(found.alpha > 0, part, torch.nan).nanmean(dim=1) for part in parts)
     return AblationScore(
         name,
         correlation=bootstrap(_by_image(found.alpha, found.drop), seed),
         random_attribute=bootstrap(_by_image(found.alpha, _of_others(found.drop, generator)), seed),
         random_direction=bootstrap(_by_image(found.alpha, found.random_drop), seed),
+        claimed=bootstrap(claimed, seed),
         drop=bootstrap(drop, seed),
         random_drop=bootstrap(random_drop, seed),
         remaining=float(found.remaining.nanmean()),
@@ -162,7 +166,8 @@ class Faithfulness:
             "rank correlation of f's drop with α": [str(entry.correlation) for entry in found],
             "… with α of another one": [str(entry.random_attribute) for entry in found],
             "… of a random move's drop with α": [str(entry.random_direction) for entry in found],
-            "f's drop, logits (α > 0)": [str(entry.drop) for entry in found],
+            "α, where it is above 0, logits": [str(entry.claimed) for entry in found],
+            "… and f's drop there": [str(entry.drop) for entry in found],
             "… by a random move as long": [str(entry.random_drop) for entry in found],
             "left of what was taken out": [percent(entry.remaining) for entry in found],
             "deletion, better than random order by": [str(entry.deletion_gain) for entry in found],
@@ -189,13 +194,12 @@ class Faithfulness:
 
     def plot(self) -> Figure:
         """Deletion and insertion curves beside those of a random order."""
-        lines = {
-            f"{entry.name}, {kind.replace('_', ' ')}": getattr(entry, kind)
-            for entry in self.dictionaries
-            for kind in ("deletion", "random_deletion", "insertion", "random_insertion")
-        }
+        kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
+        lines = {f"{entry.name}, {kind.replace('_', ' ')}": getattr(entry, kind) for entry in self.dictionaries for kind in kinds}
         series = {name: (list(range(len(values))), list(values)) for name, values in lines.items()}
-        return curves(series, heading="f's logit without, or with only, the first k", axis="k", vertical="f's logit, centred")
+        random = [name for name in series if "random" in name]
+        heading, vertical = "f's logit without, or with only, the first k", "f's logit, centred"
+        return curves(series, heading=heading, axis="k", vertical=vertical, dashed=random)
 
 
 def _sampled(fitted: FittedInterpreter, data: Data, settings: FaithfulnessSettings) -> Iterator[Images]:

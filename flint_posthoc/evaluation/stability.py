@@ -142,6 +142,7 @@ class _Reading:
     agreeing: Tensor | None = None
 
     def add(self, attributes: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
+        """One batch: Φ (b, J) and logits (b, C) of every fit."""
         kind, classes = self.fits[0].view.kind, self.fits[0].view.num_classes
         moments = attribute_moments(torch.cat(list(attributes), dim=1))
         sums = [
@@ -159,6 +160,7 @@ class _Reading:
         self.agreeing = agreeing if self.agreeing is None else self.agreeing + agreeing
 
     def conclude(self) -> Stability:
+        """Match every two fits. Raises ``EmptyDataError`` where nothing was added."""
         if self.moments is None or self.agreeing is None:
             raise EmptyDataError("the data held no batch, there is nothing to compare the fits on")
         sizes = [fitted.interpreter.num_attributes for fitted in self.fits]

@@ -12,7 +12,7 @@ from torch import Tensor
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
 from flint_posthoc.evaluation.depth import DepthSettings
-from flint_posthoc.evaluation.disagreement import CIRCULAR, SIGNALS, Disagreement, analyse_disagreement, judge
+from flint_posthoc.evaluation.disagreement import INTERPRETERS_DOUBT, OWN_DOUBT, SIGNALS, Disagreement, analyse_disagreement, judge
 from flint_posthoc.evaluation.trust import SPACES, ClassDepth, Trust, TrustSettings, learn_trust, outlying
 
 Labelled = list[tuple[Tensor, Tensor]]
@@ -61,7 +61,7 @@ def test_groups_and_shares_are_the_loops(learnt: FlintExplainer, trust: Trust, l
         assert flagged[position]
         assert not agrees[position]
     confidence = local.classifier_logits.softmax(dim=1).amax(dim=1)
-    own = {signal.name: signal for signal in found.signals}["f's own doubt: 1 - its maximum softmax"]
+    own = {signal.name: signal for signal in found.signals}[OWN_DOUBT]
     assert own.errors == pytest.approx(oracles.auroc((-confidence).tolist(), [not ok for ok in right]), abs=1e-6)
     assert own.disagreement == pytest.approx(oracles.auroc((-confidence).tolist(), [not flag for flag in agrees]), abs=1e-6)
 
@@ -72,7 +72,7 @@ def test_images_of_another_kind_are_outliers(found: Disagreement) -> None:
     assert by_name["depth in pixels"].outside > 0.95
     assert found.groups[-1].name == "other data"
     assert found.groups[-1].outliers > 0.9
-    assert by_name[CIRCULAR].disagreement is None
+    assert by_name[INTERPRETERS_DOUBT].disagreement is None
     assert by_name.keys() == SIGNALS.keys()
 
 
@@ -109,7 +109,7 @@ def test_the_seed_decides_and_batches_do_not(learnt: FlintExplainer, train: Tens
 
 def test_it_says_what_it_means(found: Disagreement) -> None:
     text = str(found)
-    for words in ("AUROC for", "f's own doubt", "outliers", "Where the flag trusts an image"):
+    for words in ("AUROC for", "f's own doubt", "outliers", "Where the flag trusts an image", "AUROC of the flag against"):
         assert words in text
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
     assert "depths" not in found.to_dict()

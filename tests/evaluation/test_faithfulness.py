@@ -221,6 +221,8 @@ def test_what_f_follows_scores_one_and_what_it_does_not_scores_nothing() -> None
         score_ablations("x", made_up(drop, alpha), 0) for drop in (alpha**3, torch.where(alpha.isnan(), alpha, torch.randn(200, 6)))
     )
     assert follows.correlation == (1, 1, 1)
+    assert follows.claimed.mean == pytest.approx(torch.where(alpha > 0, alpha, math.nan).nanmean(dim=1).nanmean().item())
+    assert follows.drop.mean == pytest.approx(torch.where(alpha > 0, alpha**3, math.nan).nanmean(dim=1).nanmean().item())
     assert follows.random_attribute.low < 0.1
     assert follows.random_direction.low < 0 < follows.random_direction.high
     assert ignores.correlation.low < 0 < ignores.correlation.high
