@@ -171,6 +171,7 @@ class _Tracer:
 
     @contextmanager
     def on(self, network: nn.Module) -> Iterator[None]:
+        """Hooks on every leaf of ``network``."""
         leaves = [(name, module) for name, module in network.named_modules() if not any(True for _ in module.children())]
         registrations: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
         for name, module in leaves:

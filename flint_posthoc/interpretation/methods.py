@@ -157,12 +157,10 @@ def pixel_maps(request: Request, name: str, images: Images, targets: Tensor) -> 
     size = 1 if single else max(1, settings.batch_size // method.rows(settings))
     with method.opened(request) as network:
         algorithm = method.build(getattr(captum.attr, method.captum), network, request)
-        explain = partial(
-            _smoothed(algorithm, method, settings) if settings.smooth_samples else algorithm.attribute, **method.arguments(request)
-        )
+        explain = (_smoothed if settings.smooth_samples else _plainly)(algorithm, method, request)
         parts = zip(images.split(size), targets.to(images.device).split(size), strict=True)
         try:
-            maps = torch.cat([explain(part, target=target).detach() for part, target in parts])
+            maps = torch.cat([explain(part, target).detach() for part, target in parts])
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
@@ -170,17 +168,33 @@ def pixel_maps(request: Request, name: str, images: Images, targets: Tensor) -> 
     return maps.float() if maps.shape[2:] == images.shape[2:] else F.interpolate(maps.float(), images.shape[2:], mode="bilinear")
 
 
-def _smoothed(algorithm: Any, method: Method, settings: AttributionSettings) -> Callable[..., Tensor]:
+def _plainly(algorithm: Any, method: Method, request: Request) -> Callable[[Tensor, Tensor], Tensor]:
+    """``algorithm`` as it is: images and targets → maps."""
+    arguments = method.arguments(request)
+
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        """The maps of a batch."""
+        maps: Tensor = algorithm.attribute(images, target=targets, **arguments)
+        return maps
+
+    return explain
+
+
+def _smoothed(algorithm: Any, method: Method, request: Request) -> Callable[[Tensor, Tensor], Tensor]:
     """SmoothGrad over ``algorithm``, for one image at a time, whose noise is drawn from the seed anew."""
     from captum.attr import NoiseTunnel
 
-    together = method.most or max(1, settings.batch_size // method.rows(settings))
+    settings, arguments = request.settings, method.arguments(request)
+    counts = {
+        "nt_samples": settings.smooth_samples,
+        "nt_samples_batch_size": method.most or max(1, settings.batch_size // method.rows(settings)),
+    }
 
-    def explain(image: Tensor, **arguments: Any) -> Tensor:
+    def explain(image: Tensor, target: Tensor) -> Tensor:
+        """The mean map of noisy copies."""
         torch.manual_seed(settings.seed)  # of the process, whose state is kept
         noise = settings.smooth_noise * float(image.max() - image.min())
-        counts = {"nt_samples": settings.smooth_samples, "nt_samples_batch_size": together}
-        maps: Tensor = NoiseTunnel(algorithm).attribute(image, stdevs=noise, **counts, **arguments)
+        maps: Tensor = NoiseTunnel(algorithm).attribute(image, target=target, stdevs=noise, **counts, **arguments)
         return maps
 
     return explain

@@ -92,7 +92,6 @@ def open_copy(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
         yield network
 
 
-@torch.inference_mode(False)
 def copied(fitted: FittedInterpreter) -> FittedInterpreter:
     """``fitted`` with copies of f, Ψ, h and d. Raises ``AttributionError`` for a classifier that cannot be copied."""
     try:

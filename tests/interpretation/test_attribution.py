@@ -1,5 +1,6 @@
 """Attributes and class logits attributed to pixels: each method against what defines it, and what no method may do."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -250,6 +251,30 @@ def test_a_classifier_in_double_precision_is_attributed_in_its_own(pixels: Tenso
         assert maps(explain.fitted, pixels[:1], method).dtype == torch.float32
 
 
+def test_what_would_fire_without_the_image_is_empty_all_the_same(
+    fitted: FittedInterpreter, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Occlusion and integrated gradients see the attribute fire on the way to the baseline."""
+    monkeypatch.setattr(attribution, "pixel_maps", lambda request, name, images, targets: torch.ones_like(images))
+    phi = scores(fitted, pixels)
+    silent = dataclasses.replace(fitted, interpreter=copy.deepcopy(fitted.interpreter))
+    with torch.no_grad():
+        silent.interpreter.attribute_network.linear.bias -= phi.median(dim=0).values
+    found = attribute_pixels(silent, pixels, attribute=1, method="occlusion")
+    assert found.empty.any()
+    assert not found.empty.all()
+    assert torch.equal(found.values[:, 0, 0, 0] == 0, found.empty)
+
+
+def test_an_interpreter_in_training_mode_is_read_in_evaluation_mode_and_left_in_training(explain: FlintExplainer, pixels: Tensor) -> None:
+    expected = maps(explain.fitted, pixels, "gradient")
+    training = dataclasses.replace(explain.fitted, interpreter=copy.deepcopy(explain.interpreter).train())
+    network = training.interpreter.attribute_network
+    network.config = dataclasses.replace(network.config, dropout=0.9)
+    assert torch.equal(maps(training, pixels, "gradient"), expected)
+    assert network.training
+
+
 def test_a_zero_map_of_what_fires_is_told_from_an_empty_one(
     fitted: FittedInterpreter, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +401,19 @@ def test_auto_takes_the_first_that_passes_and_says_why(fitted: FittedInterpreter
     assert torch.equal(found.values, maps(fitted, pixels, second))
 
 
+def test_auto_prefers_grad_cam_where_psi_forgets_places_and_only_there(fitted: FittedInterpreter, pixels: Tensor) -> None:
+    """Grad-CAM means gradients over the map, which says something where every place of the map has the same weight."""
+    attributes = dataclasses.replace(small.INTERPRETER.attributes, pool_size=1)
+    config = dataclasses.replace(small.CONFIG, interpreter=dataclasses.replace(small.INTERPRETER, attributes=attributes))
+    explain = FlintExplainer(layered(), layers=["6"], num_attributes=2, config=config)
+    explain.fit(torch.randn(16, 3, SIDE, SIDE), max_steps=2, progress=False)
+    check = checked(guided_backpropagation=0.9, integrated_gradients=0.1, grad_cam=0.1)
+    assert automatic(explain.fitted, pixels, check).method == "grad_cam"
+    assert automatic(fitted, pixels, check).method == "integrated_gradients"
+    logit = attribute_pixels(explain.fitted, pixels, class_index=0, of="classifier", sanity=check)
+    assert logit.method == "integrated_gradients"
+
+
 def test_auto_says_where_none_passes(fitted: FittedInterpreter, pixels: Tensor) -> None:
     found = automatic(fitted, pixels, checked(**dict.fromkeys(AUTO, 0.9) | {"gradient": 0.8}))
     assert found.method == "gradient"
@@ -385,8 +423,8 @@ def test_auto_says_where_none_passes(fitted: FittedInterpreter, pixels: Tensor) 
 def test_auto_passes_over_what_does_not_hold(pixels: Tensor) -> None:
     explain = explainer(SmallCNN().eval(), ("conv2",), 32)
     found = automatic(explain.fitted, torch.randn(2, 3, 32, 32), checked(**dict.fromkeys(AUTO, 0.1)))
-    assert not METHODS[found.method].captum.startswith("Guided")
-    assert "functional ReLU" in found.reason or AUTO[0] == found.method
+    assert found.method == AUTO[1]
+    assert f"{AUTO[0]}: it would be the plain gradient: no ReLU module on the classifier's path, only functional ReLU" in found.reason
 
 
 def test_auto_checks_once_a_fit_and_for_itself(explain: FlintExplainer, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
