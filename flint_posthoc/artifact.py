@@ -27,11 +27,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SavedExplainer:
-    """What an artefact holds; f itself only where it learnt beside the interpreter (``trained_classifier``)."""
+    """What an artefact holds; f itself only where it learnt beside the interpreter (``fitted.joint``)."""
 
     fitted: FittedInterpreter
     history: FitHistory
-    trained_classifier: bool = False
 
 
 def save(folder: str | Path, saved: SavedExplainer) -> Path:
@@ -47,8 +46,8 @@ def save(folder: str | Path, saved: SavedExplainer) -> Path:
     }
     identity = fingerprint(fitted.view.model)
     write_tensors(path / TENSORS_NAME, tensors, {"classifier": identity})
-    classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "trained": saved.trained_classifier}
-    if saved.trained_classifier:
+    classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "trained": fitted.joint}
+    if fitted.joint:
         state = fitted.view.model.state_dict()
         write_tensors(
             path / CLASSIFIER_NAME, {name: value.detach().cpu().clone() for name, value in state.items()}, {"classifier": identity}
@@ -172,8 +171,9 @@ def _rebuild(
         names,
         class_means.to(device),
         (*map(str, stored["notes"]), *note),
+        bool(stored["classifier"].get("trained", False)),
     )
-    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), bool(stored["classifier"].get("trained", False)))
+    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]))
 
 
 def _fill(interpreter: Interpreter, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -31,6 +31,7 @@ from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
 
 PRECISIONS = ("auto", "float32")
+JOINT_NOTE = "the classifier was trained together with its interpreter"
 
 
 def automatic_num_attributes(num_classes: int) -> int:
@@ -226,9 +227,10 @@ class FlintExplainer(Explanations):
             prepared.normalization,
             prepared.class_names,
             result.survey.class_means.to(self.device),
-            prepared.notes,
+            (*prepared.notes, JOINT_NOTE) if self.joint else prepared.notes,
+            self.joint,
         )
-        self._saved = SavedExplainer(fitted, result.history, trained_classifier=self.joint)
+        self._saved = SavedExplainer(fitted, result.history)
         return result.history
 
     def cache(self, data: Data, *, progress: bool = True) -> ActivationCache:

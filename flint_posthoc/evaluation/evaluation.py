@@ -162,7 +162,7 @@ class Evaluation:
 
     def _accuracy_rows(self) -> Iterable[tuple[str, str, str]]:
         yield "images", f"{self.samples:,}", "that these figures were measured on"
-        yield "accuracy of the classifier", _percent(self.classifier_accuracy), "f against the labels; f itself was not changed"
+        yield "accuracy of the classifier", _percent(self.classifier_accuracy), "f against the labels"
         yield "accuracy of the interpreter", _percent(self.interpreter_accuracy), "g against the labels, if it were used as the model"
         if self.inside_classes < 1:
             yield (

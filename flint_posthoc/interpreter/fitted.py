@@ -38,6 +38,7 @@ class FittedInterpreter:
         class_names: of the C explained classes.
         class_means: (C, channels, h, w), the mean training image of each class at the decoder's resolution, as the classifier sees it.
         notes: what every result has to say of itself.
+        joint: f learnt beside the interpreter, rather than being left as it was.
     """
 
     view: ClassifierView
@@ -47,6 +48,7 @@ class FittedInterpreter:
     class_names: tuple[str, ...]
     class_means: Tensor
     notes: tuple[str, ...] = ()
+    joint: bool = False
 
     @property
     def device(self) -> torch.device:

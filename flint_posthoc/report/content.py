@@ -25,7 +25,7 @@ class Subject:
         data: in words, perhaps empty.  image_shape: (channels, height, width).
         num_attributes, num_classes: J and C.  num_outputs: of f, more than C where only some classes are explained.
         made: date and time.  versions: (what, version).
-        notes: what every result has to say of itself.
+        notes: what every result has to say of itself.  joint: f learnt beside the interpreter.
     """
 
     title: str
@@ -39,6 +39,7 @@ class Subject:
     made: str
     versions: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def subject_of(fitted: FittedInterpreter, *, title: str | None, data_name: str) 
         datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
         versions(),
         fitted.notes,
+        fitted.joint,
     )
 
 

@@ -362,3 +362,13 @@ def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, st
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         JointSettings(**settings)
+
+
+def test_results_say_that_the_classifier_was_trained_too(tmp_path: Any) -> None:
+    explain = fitted(small.tiny())
+    explain.save_pretrained(tmp_path)
+    loaded = FlintExplainer.from_pretrained(tmp_path, small.tiny(seed=9), load_classifier=True)
+    for each in (explain, loaded):
+        assert each.fitted.joint
+        assert "the classifier was trained together with its interpreter" in str(each(PIXELS))
+    assert not small.fitted().fitted.joint
