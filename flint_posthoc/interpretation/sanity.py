@@ -30,7 +30,7 @@ class SanityScore(NamedTuple):
     rank_correlation: float  # Spearman's, in [-1, 1]
 
     def __str__(self) -> str:
-        return f"rank correlation {self.rank_correlation:.2f} and SSIM {self.ssim:.2f} with the map before, {self.stage} randomised"
+        return f"rank correlation {self.rank_correlation:.2f} and SSIM {self.ssim:.2f} with the map before, {self.stage}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SanityCheck:
     A method passes whose rank correlation is at most ``RANK_LIMIT`` both where everything between f's taps and the score is randomised
     and where nothing learnt is left: a map that survives the first shows the picture's edges and not this attribute, one that survives
     the second the picture. Measured: guided backpropagation on SqueezeNet 0.94 and 0.28; on a FashionMNIST network, over six draws of
-    images and three kinds of score, input × gradient 0.60 to 0.66 at the first, integrated gradients at most 0.54, the gradient 0.44.
+    images and three kinds of score, input × gradient 0.62 to 0.66 at the first, integrated gradients at most 0.54, the gradient 0.49.
     Correlations of maps that have nothing to do with each other are not 0: ``background`` says what they are for two images. SSIM does
     not decide: on sparse maps it is high whatever they show.
 
@@ -76,7 +76,7 @@ class SanityCheck:
     def __str__(self) -> str:
         first = next(iter(self.scores.values()), ())
         lines = [f"SanityCheck of maps of {self.target}, {self.images} images: rank correlation (SSIM) with the map before"]
-        lines += [f"  {number}  {score.stage} randomised" for number, score in enumerate(first, start=1)]
+        lines += [f"  {number}  {score.stage}" for number, score in enumerate(first, start=1)]
         numbers = [f"{number}{'*' * (number - 1 in self.decisive)}" for number in range(1, len(first) + 1)]
         lines.append(" " * 24 + "".join(f"{column:>14}" for column in [*numbers, "other image"]))
         for method, scores in self.scores.items():
@@ -147,7 +147,7 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
         whole.append(stage.whole)
         for method in held:
             after = _maps(replace(request, fitted=other), method, pixels, target.columns)
-            scores[method].append(compared(stage.name, before[method], after))
+            scores[method].append(compared(f"{stage.name} randomised", before[method], after))
     decisive = tuple(index for index, ends in enumerate(whole) if ends)[-2:]
     background = {method: compared("another image", heat, heat.roll(1, dims=0)) for method, heat in before.items()}
     named = {method: reason for method, reason in refused.items() if reason}
@@ -168,7 +168,8 @@ def compare_with(
 
     Attributes of two fits have no correspondence. So what is compared is the map of one class logit of g (the class that ``fitted``'s g
     predicts), and each image's strongest attribute of ``fitted`` with that of the ``candidates`` strongest ones of ``other`` whose map is
-    most alike: an upper bound. Both decide.
+    most alike: an upper bound. Both decide. (FashionMNIST beside a network that learnt 3,000 random labels by heart: input × gradient
+    0.64 and 0.68, integrated gradients 0.51 and 0.55, gradient 0.46 and 0.51, occlusion 0.31 and 0.46.)
 
     Raises:
         ConfigurationError: the two explain another number of classes, or images of another shape; ``candidates`` < 1. AttributionError.

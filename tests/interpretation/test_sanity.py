@@ -178,7 +178,7 @@ def test_an_edge_detector_fails_and_noise_passes(explain: FlintExplainer, target
 def test_the_two_stages_that_decide_are_the_ends_of_the_parts(fitted: FittedInterpreter) -> None:
     check = check_sanity(fitted, small.images(4), class_index=1, methods=["gradient"], stages=9)
     names = [score.stage for score in check.scores["gradient"]]
-    assert [names[stage] for stage in check.decisive] == ["Ψ to taps.1.convolution", "f to conv1"]
+    assert [names[stage] for stage in check.decisive] == ["Ψ to taps.1.convolution randomised", "f to conv1 randomised"]
     worse = max((check.scores["gradient"][stage] for stage in check.decisive), key=lambda score: score.rank_correlation)
     assert check.score("gradient") == worse
     assert check.passes("gradient") == (worse.rank_correlation <= RANK_LIMIT)
@@ -208,7 +208,7 @@ def test_the_check_can_be_read_and_kept(fitted: FittedInterpreter) -> None:
     assert f"passes: rank correlation at most {RANK_LIMIT}" in text
     assert "deep_lift               not checked: it knows no rule for" in text
     kept = json.loads(json.dumps(check.to_dict()))
-    assert kept["methods"]["gradient"]["stages"][1]["stage"] == "f to conv1"
+    assert kept["methods"]["gradient"]["stages"][1]["stage"] == "f to conv1 randomised"
     assert kept["methods"]["gradient"]["passes"] == check.passes("gradient")
     assert kept["refused"].keys() == {"deep_lift"}
 
