@@ -142,7 +142,7 @@ def _drawing(card: PairCard, name: Name, book: PictureBook) -> Shown | None:
 
 
 def _not_drawn(card: PairCard) -> str:
-    return "not drawn: the time for pictures was spent on stronger pairs" if card.exemplars else "not drawn: no image to start from"
+    return "not drawn: the time for pictures was spent" if card.exemplars else "not drawn: no image to start from"
 
 
 def _contrast(card: PairCard, name: Name, book: PictureBook) -> tuple[Shown, ...]:

@@ -146,6 +146,6 @@ def content(
     cards = [card(pair, class_names[pair.class_index], shape) for pair in found[:pairs]]
     if len(cards) > 3:
         cards[1] = replace(cards[1], picture=cards[1].picture._replace(rose=False))
-        cards[2] = replace(cards[2], picture=None)
+        cards[2] = replace(cards[2], picture=None, attribution=None)
         cards[3] = replace(cards[3], exemplars=(), pixels=(), picture=None, attribution=None, contrast=None)
     return ReportContent(subject, survey, cards, len(found), THRESHOLD, (), limits or Limits())

@@ -114,6 +114,7 @@ def test_what_could_not_be_shown_is_said(page: str) -> None:
         "did not rise",
         "not drawn: the time for pictures was spent",
         "not drawn: no image to start from",
+        '<p class="note">not drawn</p>',
         "The attribute fires on none of the 212 images of this class",
         "the interpreter predicted this class for none of the images",
         "silent on every image",
