@@ -12,12 +12,11 @@ from .arrays import Images
 from .data import Data
 from .evaluation.evaluation import Evaluation, evaluate
 from .interpretation.ascent import MaximizationSettings
-from .interpretation.attribution import Attribution, attribute_pixels
+from .interpretation.attribution import Attribution, AttributionSettings, SanityCheck, attribute_pixels, check_sanity
 from .interpretation.cards import PairCard, draw_cards
 from .interpretation.contrast import Contrast, contrast
 from .interpretation.exemplars import Exemplars, PairLike, find_exemplars
 from .interpretation.maximization import Maximization, maximize
-from .interpretation.methods import AttributionSettings
 from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.standalone import InterpreterClassifier
@@ -92,6 +91,7 @@ class Explanations:
         of: str = "interpreter",
         method: str = "auto",
         settings: AttributionSettings | None = None,
+        sanity: SanityCheck | None = None,
     ) -> Attribution:
         """Which pixels speak for an attribute, or for a class logit?
 
@@ -99,12 +99,32 @@ class Explanations:
             attribute, class_index: exactly one of them; one for all images, or one each.
             of: whose class logit: "interpreter" or "classifier".
             method: a name of ``interpretation.attribution.METHODS``, or "auto", which says what it took and why.
+            sanity: an earlier ``sanity_check``, to choose by; without one "auto" makes a small one, on the first images asked about.
 
         Raises:
             AttributionError: a method that does not hold on this network; the message proposes another.
         """
-        chosen = settings or AttributionSettings()
-        return attribute_pixels(self.fitted, images, attribute=attribute, class_index=class_index, of=of, method=method, settings=chosen)
+        return attribute_pixels(
+            self.fitted,
+            images,
+            attribute=attribute,
+            class_index=class_index,
+            of=of,
+            method=method,
+            settings=settings or AttributionSettings(),
+            sanity=sanity,
+        )
+
+    def sanity_check(
+        self, images: Tensor, *, attribute: int | Sequence[int] | Tensor | None = None, methods: Sequence[str] | None = None
+    ) -> SanityCheck:
+        """Do maps depend on what was learnt? Their similarity before and after h, Ψ and f are randomised, layer by layer, in copies.
+
+        Args:
+            images: eight are enough for a first answer.  attribute: ``None``: each image's strongest.
+            methods: names of ``interpretation.attribution.METHODS``; ``None``: all that hold on this network.
+        """
+        return check_sanity(self.fitted, images, attribute=attribute, methods=methods)
 
     def contrast(self, images: Tensor, attributes: int | Sequence[int] | Tensor) -> Contrast:
         """d(Φ(x)) beside d(Φ(x) without φ_j), and their difference."""

@@ -14,11 +14,10 @@ from ..data import Data
 from ..figures import Figure, as_arrays, as_html, pair_card
 from ..interpreter.fitted import FittedInterpreter
 from .ascent import MaximizationSettings, preset_for
-from .attribution import attribute_pixels
+from .attribution import AttributionSettings, attribute_pixels
 from .contrast import contrast
 from .exemplars import Exemplar, Exemplars, PairLike, find_exemplars
 from .maximization import maximize
-from .methods import AttributionSettings
 from .relevance import ClassAttributePair
 
 DEFAULT_ATTRIBUTION = AttributionSettings()

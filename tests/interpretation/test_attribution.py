@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError, ConfigurationError, FlintError, ImageShapeError, NonFinitePixelsError
 from flint_posthoc.interpretation import attribution
-from flint_posthoc.interpretation.attribution import AUTO, Attribution, attribute_pixels
-from flint_posthoc.interpretation.methods import METHODS
-from flint_posthoc.interpretation.sanity import SanityCheck, SanityScore, check_sanity
-from flint_posthoc.interpretation.scores import SCORES, open_scores
-from flint_posthoc.interpretation.settings import AttributionSettings, baseline_image
+from flint_posthoc.interpretation.attribution.methods import METHODS
+from flint_posthoc.interpretation.attribution.pixels import AUTO, Attribution, attribute_pixels
+from flint_posthoc.interpretation.attribution.sanity import SanityCheck, SanityScore, check_sanity
+from flint_posthoc.interpretation.attribution.scores import SCORES, open_scores
+from flint_posthoc.interpretation.attribution.settings import AttributionSettings, baseline_image
 from flint_posthoc.interpreter.fitted import FittedInterpreter
 
 SIDE = 16

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError
 from flint_posthoc.interpretation.attribution import Attribution, attribute_pixels
-from flint_posthoc.interpretation.guidance import PixelPath, trace
-from flint_posthoc.interpretation.scores import SCORES, copied, open_scores
+from flint_posthoc.interpretation.attribution.guidance import PixelPath, trace
+from flint_posthoc.interpretation.attribution.scores import SCORES, copied, open_scores
 from flint_posthoc.interpreter.attributes import AttributeNetworkConfig
 from flint_posthoc.interpreter.fitted import FittedInterpreter
 from flint_posthoc.learning.presets import FlintConfig

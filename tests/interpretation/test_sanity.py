@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError, ConfigurationError
 from flint_posthoc.interpretation.attribution import attribute_pixels
-from flint_posthoc.interpretation.methods import METHODS
-from flint_posthoc.interpretation.randomization import randomized
-from flint_posthoc.interpretation.sanity import RANK_LIMIT, SanityCheck, check_sanity, compare_with
-from flint_posthoc.interpretation.scores import SCORES
-from flint_posthoc.interpretation.similarity import rank_correlation, ssim, strength
+from flint_posthoc.interpretation.attribution.methods import METHODS
+from flint_posthoc.interpretation.attribution.randomization import randomized
+from flint_posthoc.interpretation.attribution.sanity import RANK_LIMIT, SanityCheck, check_sanity, compare_with
+from flint_posthoc.interpretation.attribution.scores import SCORES
+from flint_posthoc.interpretation.attribution.similarity import rank_correlation, ssim, strength
 from flint_posthoc.interpreter.fitted import FittedInterpreter
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arrays import Images
-from ..errors import ConfigurationError
-from ..interpreter.fitted import FittedInterpreter
+from ...arrays import Images
+from ...errors import ConfigurationError
+from ...interpreter.fitted import FittedInterpreter
 from .methods import METHODS, checked_name, pixel_maps, refusals
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
 from .randomization import randomized

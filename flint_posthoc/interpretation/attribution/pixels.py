@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..arrays import Images, PerImageFlag
-from ..errors import AttributionError
-from ..interpreter.fitted import FittedInterpreter
-from ..interpreter.interpreter import Interpreter
+from ...arrays import Images, PerImageFlag
+from ...errors import AttributionError
+from ...interpreter.fitted import FittedInterpreter
+from ...interpreter.interpreter import Interpreter
 from .guidance import PixelPath
 from .methods import METHODS, checked_name, path_of, pixel_maps
 from .pixel_targets import Target, Wanted, checked_images, target_of_each

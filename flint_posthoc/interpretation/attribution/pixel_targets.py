@@ -9,11 +9,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..arrays import Images
-from ..errors import ConfigurationError
-from ..interpreter.fitted import FittedInterpreter
+from ...arrays import Images
+from ...errors import ConfigurationError
+from ...interpreter.fitted import FittedInterpreter
+from ..targets import attribute_of_each, one_of_each
 from .scores import Score, attribute_scores, classifier_scores, interpreter_scores
-from .targets import attribute_of_each, one_of_each
 
 LOGITS: dict[str, Score] = {"interpreter": interpreter_scores, "classifier": classifier_scores}
 KINDS: dict[Score, str] = {

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arrays import PerImage
+from ...arrays import PerImage
 
 WINDOW = 7  # pixels of SSIM's square window, as in scikit-image
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
-from ..arrays import Images
-from ..classifier.taps import hooked
+from ...arrays import Images
+from ...classifier.taps import hooked
 from .scores import PixelScores
 
 CLASSIFIER = "classifier."  # how the names of f's layers start in a ``PixelScores``

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Activations
-from ..interpreter.attributes import AttributeNetwork, TapReader
+from ...arrays import Activations
+from ...interpreter.attributes import AttributeNetwork, TapReader
 from .scores import PixelScores
 
 

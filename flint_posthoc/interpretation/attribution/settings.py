@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..arrays import Images
-from ..classifier.adapter import TapLayout
-from ..errors import AttributionError, ConfigurationError
-from ..interpreter.fitted import FittedInterpreter
+from ...arrays import Images
+from ...classifier.adapter import TapLayout
+from ...errors import AttributionError, ConfigurationError
+from ...interpreter.fitted import FittedInterpreter
 from .scores import Score
 
 

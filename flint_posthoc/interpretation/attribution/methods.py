@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arrays import Images
-from ..errors import AttributionError
+from ...arrays import Images
+from ...errors import AttributionError
 from .guidance import PixelPath, trace
 from .layered import hide, unfold
 from .requirements import lrp_types, neither, never, no_epsilon_rule, no_maps, no_rescale_rule, unguided

@@ -12,11 +12,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Activations, Images
-from ..classifier.taps import frozen
-from ..classifier.view import OpenView
-from ..errors import AttributionError
-from ..interpreter.fitted import FittedInterpreter
+from ...arrays import Activations, Images
+from ...classifier.taps import frozen
+from ...classifier.view import OpenView
+from ...errors import AttributionError
+from ...interpreter.fitted import FittedInterpreter
 
 
 class PixelScores(nn.Module):

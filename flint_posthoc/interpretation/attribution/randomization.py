@@ -18,10 +18,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Images
-from ..classifier.taps import hooked, tapped
-from ..classifier.view import model_dtype
-from ..interpreter.fitted import FittedInterpreter
+from ...arrays import Images
+from ...classifier.taps import hooked, tapped
+from ...classifier.view import model_dtype
+from ...interpreter.fitted import FittedInterpreter
 from .scores import Score, attribute_scores, classifier_scores, copied, interpreter_scores, open_scores
 
 
