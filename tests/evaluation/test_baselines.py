@@ -1,6 +1,7 @@
 """Plain dictionaries beside the interpreter: read-outs that find the optimum, one measure for all, and a floor and a ceiling."""
 
 import json
+import math
 
 import oracles
 import pytest
@@ -57,6 +58,15 @@ def test_a_readout_finds_a_linear_teacher_whatever_mode_the_caller_is_in() -> No
     constant = learn_readout(torch.ones(10, 2), torch.tensor([[0.0, 1.0]]).expand(10, 2), KIND)
     assert (constant.weight == 0).all()
     torch.testing.assert_close(constant(torch.ones(1, 2)).softmax(dim=1), torch.tensor([[0.0, 1.0]]).softmax(dim=1), atol=1e-3, rtol=0)
+
+
+def test_a_readout_of_codes_that_tell_everything_stays_finite() -> None:
+    codes = torch.tensor([[-1.0], [1.0]]).repeat(20, 1)
+    weight = learn_readout(codes, 50 * torch.cat([codes, -codes], dim=1), KIND).weight
+    size = weight[0, 0].item()
+    assert size == pytest.approx(
+        2 / math.exp(2 * size) / READOUT_DECAY / 2, rel=0.01
+    )  # where the slope of log(1 + exp(-2w)) is that of decay
 
 
 @pytest.mark.parametrize("name", DICTIONARIES)

@@ -1,6 +1,7 @@
 """Trust by depth: outliers of the class are found, areas count pairs, and what f and g say is grouped as loops group it."""
 
 import json
+import math
 
 import oracles
 import pytest
@@ -12,7 +13,16 @@ from torch import Tensor
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
 from flint_posthoc.evaluation.depth import DepthSettings
-from flint_posthoc.evaluation.disagreement import INTERPRETERS_DOUBT, OWN_DOUBT, SIGNALS, Disagreement, analyse_disagreement, judge
+from flint_posthoc.evaluation.disagreement import (
+    INTERPRETERS_DOUBT,
+    OWN_DOUBT,
+    SIGNALS,
+    Disagreement,
+    Judged,
+    analyse_disagreement,
+    conclude_disagreement,
+    judge,
+)
 from flint_posthoc.evaluation.trust import SPACES, ClassDepth, Trust, TrustSettings, learn_trust, outlying
 
 Labelled = list[tuple[Tensor, Tensor]]
@@ -97,6 +107,15 @@ def test_a_class_of_few_members_is_not_judged_and_that_is_said(learnt: FlintExpl
     assert "nan" not in str(found)
     assert found.signals[0].errors is None  # no labels
     assert found.accuracy_trusted is None
+
+
+def test_positions_are_those_in_the_data_least_deep_first() -> None:
+    depths = torch.tensor([[math.nan, math.nan], [2.0, 0.5], [0.2, 3.0], [2.0, 2.0], [0.4, 0.9]], dtype=torch.float64)
+    agrees, classes = torch.tensor([False, False, False, False, True]), torch.zeros(5, dtype=torch.int64)
+    judged = Judged(depths, agrees, classes - 1, classes, torch.rand(5), torch.rand(5))
+    found = conclude_disagreement(judged, None, tuple(SPACES))
+    assert found.outlying_disagreements == (2, 1)
+    assert (found.images, found.unjudged, found.fidelity_flagged) == (4, 1, pytest.approx(1 / 3))
 
 
 def test_the_seed_decides_and_batches_do_not(learnt: FlintExplainer, train: Tensor, labelled: Labelled, pixels: Tensor) -> None:

@@ -9,7 +9,7 @@ import oracles
 import pytest
 import small
 import torch
-from models import Family, every_family, left_alone
+from models import Family, ModuleCNN, every_family, left_alone
 from torch import Tensor, nn
 
 from flint_posthoc import FlintExplainer
@@ -48,6 +48,19 @@ def test_with_its_own_activations_f_says_what_it_said_and_with_others_something_
             torch.testing.assert_close(maps, expected)
         assert not torch.allclose(altered.logits, own.logits, atol=1e-4)
         torch.testing.assert_close(run(pixels).logits, own.logits)  # and nothing stays
+
+
+def test_of_a_layer_that_runs_twice_the_last_output_is_replaced_in_every_pass() -> None:
+    model, pixels = ModuleCNN().eval(), torch.randn(4, 3, 32, 32)
+    fitted = explainer(Family(ModuleCNN, ("act", "conv2")), model).fitted
+    with torch.no_grad(), fitted.view.frozen() as run:
+        own = run(pixels)
+        with replaced(fitted.view, own.activations):
+            torch.testing.assert_close(run(pixels).logits, own.logits)
+            torch.testing.assert_close(run(pixels).logits, own.logits)
+        other = (own.activations[0] + 1, own.activations[1])
+        with replaced(fitted.view, other):
+            torch.testing.assert_close(run(pixels).activations[0], other[0])
 
 
 def test_the_rest_of_f_is_what_the_layers_say() -> None:
@@ -169,6 +182,12 @@ def test_the_strongest_attributes_are_asked_about_by_falling_contribution(learnt
         largest = sorted(sorted(range(6), key=lambda j, values=contributions: -abs(values[j]))[:3], key=lambda j, v=contributions: -v[j])
         assert [contributions[j] for j in order] == pytest.approx([contributions[j] for j in largest])
         assert [0.0 if math.isnan(value) else value for value in alpha] == pytest.approx([contributions[j] for j in order])
+
+
+def test_a_logit_does_not_depend_on_what_softmax_does_not_see() -> None:
+    logits, classes = torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2])
+    torch.testing.assert_close(class_logit(logits + torch.randn(5, 1), classes), class_logit(logits, classes))
+    assert class_logit(torch.tensor([[1.0, 2.0, 6.0]]), torch.tensor([2])).item() == 3
 
 
 def test_flags_are_of_the_asked_that_take_part() -> None:

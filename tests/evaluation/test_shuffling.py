@@ -38,7 +38,7 @@ def test_permutations_keep_what_they_should() -> None:
     attributes = torch.rand(30, 4)
     everywhere = across_samples(attributes, generator())
     torch.testing.assert_close(everywhere.sort(dim=0).values, attributes.sort(dim=0).values)
-    assert not torch.equal(everywhere.sum(dim=1), attributes.sum(dim=1))  # not whole rows
+    assert (everywhere.sum(dim=1).sort().values - attributes.sum(dim=1).sort().values).abs().max() > 0.01  # not whole rows
     inside = within_samples(attributes, generator())
     torch.testing.assert_close(inside.sort(dim=1).values, attributes.sort(dim=1).values)
     assert not torch.equal(inside, attributes)
