@@ -20,6 +20,7 @@ from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, 
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
 from .data import Data, FirstPass, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
+from .evaluation.selection import Selection, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
@@ -246,6 +247,16 @@ class FlintExplainer(Explanations):
             return ActivationCache.build(
                 preparation, with_progress(preparation.passes(first_pass), "activations", num_images(data), progress)
             )
+
+    def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
+        """How many attributes? Cross-validated fits of each size on activations that f gave once, and the smallest size that is enough.
+
+        Raises:
+            DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
+        """
+        cache = self.cache(data, progress=progress)
+        prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
+        return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
 
     # ---- keeping ----
 

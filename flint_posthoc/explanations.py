@@ -6,11 +6,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arrays import Images
 from .data import Data
+from .evaluation.baselines import BaselineComparison, compare_baselines
+from .evaluation.confusion import Confusion, confuse
+from .evaluation.disagreement import Disagreement, analyse_disagreement
 from .evaluation.evaluation import Evaluation, evaluate
+from .evaluation.faithfulness import Faithfulness, measure_faithfulness
+from .evaluation.shuffling import Shuffling, shuffle
+from .evaluation.stability import Stability, compare_fits
+from .evaluation.trust import learn_trust
 from .interpretation.ascent import MaximizationSettings
 from .interpretation.attribution import Attribution, AttributionSettings, SanityCheck, attribute_pixels, check_sanity
 from .interpretation.cards import PairCard, draw_cards
@@ -146,6 +153,43 @@ class Explanations:
     def evaluate(self, data: Data) -> Evaluation:
         """How far to trust it: all measures in one pass. Labels, where ``data`` has them, are positions in the explained classes."""
         return evaluate(self.fitted, data)
+
+    def confusion(self, data: Data) -> Confusion:
+        """Where interpreter and classifier part: agreement by class, and the table of f's classes against g's."""
+        return confuse(self.fitted, data)
+
+    def shuffling(self, data: Data, *, repeats: int = 5, seed: int = 0) -> Shuffling:
+        """What g loses when attributes are permuted across images, one at a time and all, and within an image: do they carry it?"""
+        return shuffle(self.fitted, data, repeats=repeats, seed=seed)
+
+    def baselines(self, train: Data, data: Data, *, independent: nn.Module | None = None, seed: int = 0) -> BaselineComparison:
+        """What plain dictionaries of the same size get from the same taps: random Ψ, NMF, k-means, principal components, a linear probe.
+
+        Args:
+            train: what they learn from, best what the interpreter was fitted on.  data: what all are judged on.
+            independent: a network trained on the labels that never saw f: two good classifiers agree anyway, and this says how far.
+        """
+        return compare_baselines(self.fitted, train, data, independent=independent, seed=seed)
+
+    def disagreement(self, train: Data, data: Data, *, outside: Data | None = None) -> Disagreement:
+        """Are images on which f and g part outliers of their class? By projection depth (equation 1 of the paper), judged as a trust flag.
+
+        Args:
+            train: what the depths are learnt from.  data: what is judged.  outside: images of another kind, of the same shape.
+        """
+        return analyse_disagreement(self.fitted, learn_trust(self.fitted, train), data, outside=outside)
+
+    def stability(self, others: Sequence[Explanations], data: Data) -> Stability:
+        """Do other fits of the same classifier find the same attributes? Matched one to one by correlation over ``data``."""
+        return compare_fits([self.fitted, *(other.fitted for other in others)], data)
+
+    def faithfulness(self, data: Data, *, train: Data | None = None) -> Faithfulness:
+        """Does f itself change as contributions say, when attributes are taken out of its taps or of the decoder's picture?
+
+        Args:
+            train: images for an NMF dictionary of the same size, to compare with.
+        """
+        return measure_faithfulness(self.fitted, data, train=train)
 
     def report(
         self,

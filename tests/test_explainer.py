@@ -1,17 +1,21 @@
 """The facade: what it settles before, at and after a fit, and what it says of itself."""
 
 import logging
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
 import torch
+from models import left_alone
 from torch import nn
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
 from flint_posthoc.explainer import automatic_num_attributes
+from flint_posthoc.interpretation.ascent import GREY, Stage
 
 SIZE = (small.CHANNELS, small.SIDE, small.SIDE)
 
@@ -193,3 +197,36 @@ def test_pushing_to_the_hub_uploads_what_saving_writes(monkeypatch: pytest.Monke
         "repository": ("me/digits", {"private": True, "exist_ok": True}),
         "files": ["flint.json", "interpreter.safetensors"],
     }
+
+
+# ---- every question reaches the room that knows ----
+
+
+def questions(explain: FlintExplainer) -> dict[str, Any]:
+    pixels = small.images(24)
+    labelled = [(pixels, small.labels(explain.model, pixels))]
+    pairs = [(0, 0), (1, 2)]
+    return {
+        "exemplars": explain.exemplars(labelled, pairs, k=1),
+        "maximize": explain.maximize(pixels[:1], 0, settings=replace(GREY, stages=(Stage(2, 1.0, 1.0, 0.0),))),
+        "attribution": explain.attribution(pixels[:2], attribute=0, method="gradient"),
+        "sanity_check": explain.sanity_check(pixels[:2], methods=["gradient"]),
+        "contrast": explain.contrast(pixels[:2], [0, 1]),
+        "cards": explain.cards(labelled, pairs, k=1, budget_seconds=0),
+        "confusion": explain.confusion(labelled),
+        "shuffling": explain.shuffling(labelled, repeats=1),
+        "stability": explain.stability([explain], labelled),
+        "faithfulness": explain.faithfulness(labelled),
+        "selection": explain.selection(pixels, [2, 3], folds=2, progress=False),
+        "baselines": explain.baselines(labelled, labelled),
+    }
+
+
+def test_every_question_is_answered_and_leaves_no_trace() -> None:
+    explain = small.fitted()
+    with left_alone(explain.model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small data: solvers that do not converge, mini-batches of a few images
+        answers = questions(explain)
+    assert all(str(answer) for answer in answers.values())
+    assert answers["stability"].to_dict()
+    assert answers["attribution"].method == "gradient"
