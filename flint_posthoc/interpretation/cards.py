@@ -58,7 +58,7 @@ class PairCard:
 
     Attributes:
         exemplars: strongest first, perhaps none.  pixels: the same in [0, 1].  candidates: images of the class that were seen.
-        picture: ``None``: not drawn, for want of time or of an exemplar.
+        picture, attribution: ``None``: not drawn, for want of time or of an exemplar.
     """
 
     pair: ClassAttributePair
@@ -107,15 +107,15 @@ def draw_cards(
 ) -> list[PairCard]:
     """The cards of ``pairs``, in their order, from one pass over ``data``.
 
-    Pictures are drawn from each pair's strongest exemplar, by falling relevance, until ``budget_seconds`` are spent.
+    Pictures are drawn from each pair's strongest exemplar, and its maps made, by falling relevance until ``budget_seconds`` are spent.
 
     Raises:
         ConfigurationError: a pair that does not exist, k < 1. DataError.
     """
     deadline = time.monotonic() + budget_seconds
     found = find_exemplars(fitted, data, pairs, k=k)
-    cards = _attributed(fitted, _bare(found), attribution)
-    return _drawn(fitted, cards, maximization or preset_for(fitted.image_shape), deadline, progress)
+    cards = [_with_contrast(fitted, card) if card.exemplars else card for card in _bare(found)]
+    return _drawn(fitted, cards, maximization or preset_for(fitted.image_shape), attribution, deadline, progress)
 
 
 def _bare(found: Exemplars) -> list[PairCard]:
@@ -123,38 +123,41 @@ def _bare(found: Exemplars) -> list[PairCard]:
     return [PairCard(pair, found.class_names[pair.class_index], images, pixels, count) for pair, images, pixels, count in rows]
 
 
-def _attributed(fitted: FittedInterpreter, cards: list[PairCard], settings: AttributionSettings) -> list[PairCard]:
-    """With maps of all exemplars, and the contrast of the first."""
-    return [_with_maps(fitted, card, settings) if card.exemplars else card for card in cards]
-
-
-def _with_maps(fitted: FittedInterpreter, card: PairCard, settings: AttributionSettings) -> PairCard:
-    images, attribute = torch.stack([exemplar.image for exemplar in card.exemplars]), card.pair.attribute
-    maps = attribute_pixels(fitted, images, attribute=attribute, settings=settings)
-    sanity = "" if maps.sanity is None else str(maps.sanity)
-    seen = AttributionMap(maps.heat(), maps.method, maps.reason, maps.exact, sanity, tuple(maps.empty.tolist()))
-    decoded = contrast(fitted, images[:1], attribute)
-    pictures = ContrastPictures(*(part[0].cpu() for part in (decoded.whole, decoded.without, decoded.difference)))
-    return replace(card, attribution=seen, contrast=pictures)
+def _with_contrast(fitted: FittedInterpreter, card: PairCard) -> PairCard:
+    decoded = contrast(fitted, card.exemplars[0].image[None], card.pair.attribute)
+    return replace(card, contrast=ContrastPictures(*(part[0].cpu() for part in (decoded.whole, decoded.without, decoded.difference))))
 
 
 def _drawn(
-    fitted: FittedInterpreter, cards: list[PairCard], settings: MaximizationSettings, deadline: float, progress: Progress
+    fitted: FittedInterpreter,
+    cards: list[PairCard],
+    maximization: MaximizationSettings,
+    attribution: AttributionSettings,
+    deadline: float,
+    progress: Progress,
 ) -> list[PairCard]:
-    """With pictures, as many as there is time for; a batch that would end after the deadline is not begun."""
-    drawn = list(cards)
+    """With pictures and maps, as many as there is time for; a batch that would end after the deadline is not begun."""
+    drawn, seconds_each = list(cards), 0.0
     order = sorted((index for index, card in enumerate(cards) if card.exemplars), key=lambda index: -abs(cards[index].pair.relevance))
-    longest = 0.0
-    for first in range(0, len(order), settings.batch_size):
+    while order:
+        size = maximization.batch_size if seconds_each else max(1, maximization.batch_size // 4)  # the first ones tell how long they take
+        chosen, order = order[:size], order[size:]
         started = time.monotonic()
-        if started + longest > deadline:
+        if started + seconds_each * len(chosen) > deadline:
             break
-        chosen = order[first : first + settings.batch_size]
-        for index, picture in zip(chosen, _pictures(fitted, [cards[index] for index in chosen], settings), strict=True):
-            drawn[index] = replace(cards[index], picture=picture)
-        longest = max(longest, time.monotonic() - started)
+        pictures = _pictures(fitted, [cards[index] for index in chosen], maximization)
+        for index, picture in zip(chosen, pictures, strict=True):
+            drawn[index] = replace(cards[index], picture=picture, attribution=_maps(fitted, cards[index], attribution))
+        seconds_each = max(seconds_each, (time.monotonic() - started) / len(chosen))
         progress(len(chosen))
     return drawn
+
+
+def _maps(fitted: FittedInterpreter, card: PairCard, settings: AttributionSettings) -> AttributionMap:
+    images = torch.stack([exemplar.image for exemplar in card.exemplars])
+    maps = attribute_pixels(fitted, images, attribute=card.pair.attribute, settings=settings)
+    sanity = "" if maps.sanity is None else str(maps.sanity)
+    return AttributionMap(maps.heat(), maps.method, maps.reason, maps.exact, sanity, tuple(maps.empty.tolist()))
 
 
 def _pictures(fitted: FittedInterpreter, cards: Sequence[PairCard], settings: MaximizationSettings) -> list[DrawnPicture]:
