@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError, ConfigurationError, FlintError, ImageShapeError, NonFinitePixelsError
-from flint_posthoc.interpretation import attribution
+from flint_posthoc.interpretation.attribution import pixels as attribution
 from flint_posthoc.interpretation.attribution.methods import METHODS
 from flint_posthoc.interpretation.attribution.pixels import AUTO, Attribution, attribute_pixels
 from flint_posthoc.interpretation.attribution.sanity import SanityCheck, SanityScore, check_sanity
