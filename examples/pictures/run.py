@@ -54,7 +54,7 @@ SUBJECTS = (
 def main(argv: list[str] | None = None) -> None:
     options = parsed(__doc__.splitlines()[0], argv)
     started = time.time()
-    found = {subject.name: measure(subject, options) for subject in SUBJECTS}
+    found = {subject.name: measure(subject, options) for subject in SUBJECTS if options.only in (None, subject.name)}
     body = "\n\n".join([f"## {name}\n\n{table(record)}" for name, record in found.items()])
     write(
         options.results or HERE / "results" / "rise",
@@ -68,6 +68,7 @@ def parsed(description: str, argv: list[str] | None) -> argparse.Namespace:
     parser = arguments(description, output=Path("flint-pictures"))
     parser.add_argument("--interpreters", type=Path, default=Path(), help="folder in which the other examples were run")
     parser.add_argument("--results", type=Path, help="folder for results.json and results.md")
+    parser.add_argument("--only", choices=[subject.name for subject in SUBJECTS], help="one of them")
     return parser.parse_args(argv)
 
 

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,19 +20,22 @@ from flint_posthoc import FlintExplainer
 from flint_posthoc.interpretation.ascent import MaximizationSettings, Stage
 from flint_posthoc.precision import autocast
 
-SIZES = {"FashionMNIST": (64, 300, 5), "Imagenette": (16, 100, 3)}  # pictures, steps, repeats
+SIZES = {"FashionMNIST": (64, 300, 5), "Imagenette": (8, 300, 3)}  # pictures, steps, repeats
 
 
 def main(argv: list[str] | None = None) -> None:
     options = parsed(__doc__.splitlines()[0], argv)
-    started, found = time.time(), {}
     for subject in SUBJECTS:
-        explain = subject.explainer(options)
-        images, attributes = exemplars_of(subject, explain, subject.loader(options), options.seeds[0])
-        found[subject.name] = speed(explain, images, attributes, subject)
-        print(subject.name, found[subject.name], flush=True)
-    body = "\n\n".join([f"{name}: {cost(record)}" for name, record in found.items()])
-    write(options.results or HERE / "results" / "speed", "What a picture costs", body, {"circumstances": circumstances(started)} | found)
+        if options.only in (None, subject.name):
+            started, explain = time.time(), subject.explainer(options)
+            images, attributes = exemplars_of(subject, explain, subject.loader(options), options.seeds[0])
+            report(subject.name, speed(explain, images, attributes, subject), started, options.results or HERE / "results")
+
+
+def report(name: str, measured: dict[str, float], started: float, results: Path) -> None:
+    """``results/speed-NAME``."""
+    record = {"circumstances": circumstances(started)} | measured
+    write(results / f"speed-{name}", f"What a picture costs: {name}", cost(measured), record)
 
 
 def speed(explain: FlintExplainer, images: Tensor, attributes: Tensor, subject: Subject) -> dict[str, float]:
