@@ -100,6 +100,7 @@ PHOTOGRAPH = replace(
     precision="auto",
 )
 PRESETS: dict[str, MaximizationSettings] = {"paper": PAPER, "grey": GREY, "colour": COLOUR, "photograph": PHOTOGRAPH}
+TINY_IMAGE = 10  # pixels of the shorter side below which one pixel is too large a part of the picture to move it by
 SMALL_IMAGE = 64  # pixels of the longer side up to which an image is no photograph
 
 
@@ -107,7 +108,8 @@ def preset_for(image_shape: tuple[int, int, int]) -> MaximizationSettings:
     """Our settings for images of this (channels, height, width)."""
     if max(image_shape[1:]) > SMALL_IMAGE:
         return PHOTOGRAPH
-    return GREY if image_shape[0] == 1 else COLOUR
+    settings = GREY if image_shape[0] == 1 else COLOUR
+    return replace(settings, jitter=0) if min(image_shape[1:]) < TINY_IMAGE else settings
 
 
 # ---- the terms of the objective, one value an image ----

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..figures import Figure, as_arrays, maximization_rows
 from ..interpreter.fitted import FittedInterpreter
 from ..precision import autocast
-from .ascent import MaximizationSettings, Objective, Units, ascend, preset_for, total_variation
+from .ascent import TINY_IMAGE, MaximizationSettings, Objective, Units, ascend, preset_for, total_variation
 from .targets import attribute_of_each
 
 _SMALLEST = 1e-6
@@ -30,9 +30,11 @@ def as_delivered(images: Images, normalization: Normalization) -> Images:
 
 
 def shifted(pixels: Images) -> list[Images]:
-    """The image moved by at most one pixel along each axis, its edge repeated: nine images."""
-    padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1), mode="replicate")
+    """The image moved by at most one pixel along each axis, its edge repeated: nine images; of a tiny one the image alone."""
     height, width = pixels.shape[2:]
+    if min(height, width) < TINY_IMAGE:
+        return [pixels]
+    padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1), mode="replicate")
     return [padded[:, :, down : down + height, right : right + width] for down in range(3) for right in range(3)]
 
 

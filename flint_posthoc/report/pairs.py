@@ -137,7 +137,7 @@ def _drawing(card: PairCard, name: Name, book: PictureBook) -> Shown | None:
         book.add(as_image(drawn.pixels)),
         f"what {symbol(card.pair.attribute)} wants to see more of, drawn from image {card.exemplars[0].position} of {name.short}",
         f"φ {activation(drawn.initial_activation)} → {activation(drawn.final_activation)}",
-        "" if drawn.rose else "did not rise: this picture says nothing of the attribute",
+        "" if drawn.rose else "did not rise above the image it started from: trust the image rather than this picture",
     )
 
 

@@ -217,9 +217,15 @@ def test_activation_afterwards_is_the_median_over_shifts_of_the_delivered_image(
 
 
 def test_shifts_are_nine_and_the_middle_one_is_the_image() -> None:
-    image = torch.rand(1, 2, 4, 5)
+    image = torch.rand(1, 2, 10, 11)
     assert len(shifted(image)) == 9
     assert torch.equal(shifted(image)[4], image)
+
+
+def test_tiny_images_are_not_moved() -> None:
+    image = torch.rand(1, 1, 8, 8)
+    assert [part is image for part in shifted(image)] == [True]
+    assert preset_for((1, 8, 8)) == replace(GREY, jitter=0)
 
 
 def test_the_rank_of_a_gain_counts_larger_ones(explain) -> None:
