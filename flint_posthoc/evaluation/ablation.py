@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -17,12 +19,13 @@ from ..classifier.adapter import ModelAdapter, TapLayout
 from ..classifier.taps import hooked
 from ..classifier.view import ClassifierView
 from ..data import Data
-from ..errors import UnmappableActivationError
+from ..errors import EmptyDataError, UnmappableActivationError
 from ..interpreter.fitted import FittedInterpreter
-from .dictionaries import Factorisation, Readout, learn_readout
-from .gathering import RowReservoir
+from ..measures import area_resize
+from .dictionaries import Factorisation, learn_readout
 
 STEPS = 10  # towards activations without an attribute
+RIDGE = 0.1  # of the attributes' mean variance: correlated attributes share what goes with both, instead of opposite patterns
 POSITIONS = 16  # of each image that an NMF dictionary is learnt from, at most
 
 Removed = Bool[Tensor, "b attributes"]
@@ -96,12 +99,76 @@ def lowest(maps: Maps) -> Tensor:
     return maps.amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)
 
 
-class AttributeAblation:
+class PatternAblation:
+    """Φ at the taps. φ_j's direction is its least-squares pattern: what of the tapped maps goes with it, the other attributes held fixed.
+
+    The maps, averaged over each cell of the grid that Ψ's last layers read, are taken for Σ_j φ_j(x) D_j and a rest that stays; taking φ_j
+    out subtracts φ_j(x) D_j all over the cell. Maps never fall below 0, or below what the image has. A pattern says what varies with an
+    attribute, its gradient what it is read from (Haufe et al., 2014).
+    """
+
+    def __init__(self, fitted: FittedInterpreter, patterns: tuple[Tensor, ...]) -> None:
+        self._reading, self._patterns = GradientAblation(fitted), patterns
+        self.weight = self._reading.weight
+
+    def codes(self, activations: Activations) -> Attributes:
+        return self._reading.codes(activations)
+
+    def without(self, activations: Activations, removed: Removed) -> Activations:
+        """Less the flagged attributes' patterns, as strong as the attributes are."""
+        strength = self.codes(activations) * removed
+        parts = [torch.einsum("bj,jchw->bchw", strength, pattern) for pattern in self._patterns]
+        taps = zip(activations, parts, strict=True)
+        return tuple(torch.maximum(maps - F.interpolate(part, maps.shape[2:]), lowest(maps)) for maps, part in taps)
+
+
+@dataclass(frozen=True)
+class _PatternSums:
+    """Additive: Σ_x of [1, φ] and, for each tap, of [1, φ]ᵀ [φ] and [1, φ]ᵀ [pooled maps], float64."""
+
+    attributes: Tensor
+    maps: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, attributes: Attributes, maps: list[Tensor]) -> _PatternSums:
+        design = torch.cat([torch.ones(len(attributes), 1, device=attributes.device), attributes], dim=1).double()
+        return cls(design.T @ design, tuple(design.T @ tap.flatten(1).double() for tap in maps))
+
+    def __add__(self, other: _PatternSums) -> _PatternSums:
+        return _PatternSums(self.attributes + other.attributes, tuple(one + two for one, two in zip(self.maps, other.maps, strict=True)))
+
+    def solve(self) -> list[Tensor]:
+        """(J, D) of each tap: the ridge is a tenth of the attributes' mean variance, and none for the intercept."""
+        images = self.attributes[0, 0]
+        variance = self.attributes.diagonal()[1:] / images - (self.attributes[0, 1:] / images).square()
+        ridge = torch.full_like(self.attributes[0], float(RIDGE * images * variance.mean().clamp_min(1e-12)))
+        ridge[0] = 0
+        return [torch.linalg.solve(self.attributes + ridge.diag(), tap)[1:].float() for tap in self.maps]
+
+
+def learn_patterns(fitted: FittedInterpreter, data: Data) -> PatternAblation:
+    """The patterns D_j (J, channels, h, w) of each tap by ridge regression of the pooled maps on Φ, in one pass and bounded memory.
+
+    Duplicates share a pattern, and an attribute that never varies has none. Raises ``DataError``.
+    """
+    height, width = fitted.interpreter.attribute_network.pool
+    total: _PatternSums | None = None
+    for batch in fitted.read(data):
+        pooled = [area_resize(maps, (min(height, maps.shape[2]), min(width, maps.shape[3]))) for maps in batch.activations]
+        sums = _PatternSums.of(batch.attributes, pooled)
+        total = sums if total is None else total + sums
+    if total is None:
+        raise EmptyDataError("the data held no batch, there are no patterns to learn")
+    shapes = [(maps.shape[1:]) for maps in pooled]
+    return PatternAblation(fitted, tuple(part.unflatten(1, shape) for part, shape in zip(total.solve(), shapes, strict=True)))
+
+
+class GradientAblation:
     """Φ at the taps. φ_j's direction is its gradient by the tapped maps, all taps together.
 
     Taking out a set S goes the least way to where all φ_j of S are 0, by steps of Craig's method on E = ½ Σ_S φ_j²:
     a ← a - 2E ∇E/‖∇E‖². For one attribute of a linear Ψ this is a single step, a - φ_j v/‖v‖² with v = ∇φ_j; Ψ is not linear, so there are
-    ten. Maps never fall below 0, or below what the image has. Attributes share directions, so others change too.
+    ten. Maps never fall below 0, or below what the image has. The least way may be one that f has never met and does not mind.
     """
 
     def __init__(self, fitted: FittedInterpreter) -> None:
@@ -137,8 +204,8 @@ class AtomAblation:
     part at every place.
     """
 
-    def __init__(self, factorisation: Factorisation, readout: Readout) -> None:
-        self._factorisation, self.weight = factorisation, readout.weight
+    def __init__(self, factorisation: Factorisation, weight: Weight | None = None) -> None:
+        self._factorisation, self.weight = factorisation, torch.zeros(0, len(factorisation.atoms)) if weight is None else weight
 
     def codes(self, activations: Activations) -> Attributes:
         return self._mixtures(activations[-1]).mean(dim=1).to(activations[-1].device)
@@ -161,18 +228,21 @@ def _places(maps: Maps) -> Tensor:
     return maps.clamp(min=0).flatten(2).transpose(1, 2).cpu()
 
 
-def learn_atoms(fitted: FittedInterpreter, data: Data, limit: int, seed: int) -> AtomAblation:
-    """A dictionary of J atoms of the deepest tap, from at most ``limit`` images of ``data``; one pass. Raises ``DataError``."""
-    reservoir, generator = RowReservoir(limit, seed), torch.Generator().manual_seed(seed)
-    for batch in fitted.read(data):
-        reservoir.offer(_places(batch.activations[-1]), batch.classifier_logits)
-    places, logits = reservoir.columns()
-    chosen = torch.stack([torch.randperm(places.shape[1], generator=generator)[:POSITIONS] for _ in places])
-    rows = places.gather(1, chosen[..., None].expand(-1, -1, places.shape[2])).flatten(0, 1)
-    factorisation = Factorisation(rows, fitted.interpreter.num_attributes, seed)
-    codes = factorisation(places.flatten(0, 1)).unflatten(0, places.shape[:2]).mean(dim=1)
-    readout = learn_readout(codes, logits, fitted.view.kind)
-    return AtomAblation(factorisation, Readout(readout.weight.to(fitted.device), readout.bias.to(fitted.device)))
+def learn_atoms(fitted: FittedInterpreter, data: Data, seed: int) -> AtomAblation:
+    """A dictionary of J atoms of the deepest tap from 16 places of each image of ``data``, which is read twice. Raises ``DataError``."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.cat([_some(_places(batch.activations[-1]), generator) for batch in fitted.read(data)])
+    atoms = AtomAblation(Factorisation(rows, fitted.interpreter.num_attributes, seed))
+    seen = [(atoms.codes(batch.activations), batch.classifier_logits) for batch in fitted.read(data)]
+    codes, logits = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
+    atoms.weight = learn_readout(codes, logits, fitted.view.kind).weight.to(fitted.device)
+    return atoms
+
+
+def _some(places: Tensor, generator: torch.Generator) -> Tensor:
+    """(B · places chosen, channels)."""
+    chosen = torch.rand(places.shape[:2], generator=generator).argsort(dim=1)[:, :POSITIONS]
+    return places.gather(1, chosen[..., None].expand(-1, -1, places.shape[2])).flatten(0, 1)
 
 
 # ---- controls ----

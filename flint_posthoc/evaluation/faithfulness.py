@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..data import Data
 from ..errors import ConfigurationError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
-from .ablation import AttributeAblation, Dictionary, learn_atoms
+from .ablation import Dictionary, GradientAblation, learn_atoms, learn_patterns
 from .estimates import Interval, bootstrap, rank_correlation
 from .gathering import RowReservoir
 from .interventions import Ablations, Curve, Decoded, Rest, Table, ablate, decode_without
@@ -31,12 +30,12 @@ class FaithfulnessSettings:
 
     Attributes:
         images: a uniform sample of the data.
-        attributes: of each image those of largest absolute contribution, at most so many. f runs about ten times that often an image.
-        training_images: that the NMF dictionary is learnt from, at most.
+        attributes: of each image those of largest absolute contribution, at most so many. f runs about twenty times that often an image.
+        training_images: a uniform sample of those that patterns and the NMF dictionary are learnt from.
         seed: of the samples, the random directions and orders.
     """
 
-    images: int = 200
+    images: int = 100
     attributes: int = 8
     training_images: int = 500
     seed: int = 0
@@ -146,19 +145,27 @@ def score_decoded(found: Decoded, seed: int) -> DecoderScore:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Faithfulness to f: ``attributes`` and, where training data was given, an NMF dictionary of the same size, both ablated at the tap."""
+    """Faithfulness to f.
+
+    Attributes:
+        images: asked about.  asked: attributes of each, at most.
+        patterns, gradients: attributes ablated at the taps along their least-squares pattern, and along their gradient.
+        factorisation: an NMF dictionary of the same size on the deepest tap, its atoms ablated there.
+        decoder: attributes left out of the decoder's picture.
+    """
 
     images: int
     asked: int
-    attributes: AblationScore
-    factorisation: AblationScore | None
+    patterns: AblationScore
+    gradients: AblationScore
+    factorisation: AblationScore
     decoder: DecoderScore
     notes: tuple[str, ...] = ()
 
     @property
-    def dictionaries(self) -> list[AblationScore]:
-        """What was ablated at the tap."""
-        return [self.attributes] + [entry for entry in (self.factorisation,) if entry is not None]
+    def dictionaries(self) -> tuple[AblationScore, ...]:
+        """What was ablated at the taps."""
+        return self.patterns, self.gradients, self.factorisation
 
     def __str__(self) -> str:
         found = self.dictionaries
@@ -178,13 +185,14 @@ class Faithfulness:
 
     def meaning(self) -> str:
         """The table in a few sentences."""
-        own = self.attributes
-        verdict = "f itself follows" if own.correlation.low > 0 else "it is not shown that f follows"
+        own = self.patterns
+        verdict = "f itself follows" if own.correlation.low > max(0, own.random_direction.mean) else "it is not shown that f follows"
         return (
-            f"Over {self.images} images and their {self.asked} strongest attributes, {verdict} what the explanation says: taking them out "
-            f"lowers f's logit in the order of α with a rank correlation of {own.correlation} (1 is the same order, 0 chance). Through the "
-            f"decoder it is {self.decoder.correlation}, where f gives {percent(self.decoder.same_class)} of the decoder's pictures the "
-            f"image's class and loses {self.decoder.gap} logits by the picture alone. Intervals are 95 %, over images."
+            f"Over {self.images} images and their {self.asked} strongest attributes, {verdict} the explanation: taking them out lowers f's "
+            f"logit in the order of α with a rank correlation of {own.correlation} (1 is the same order, 0 chance), by {own.drop} logits "
+            f"where α claims {own.claimed}. Through the decoder the correlation is {self.decoder.correlation}, where f gives "
+            f"{percent(self.decoder.same_class)} of the decoder's pictures the image's class and loses {self.decoder.gap} logits by the "
+            f"picture alone. Intervals are 95 %, over images."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,12 +210,13 @@ class Faithfulness:
         return curves(series, heading=heading, axis="k", vertical=vertical, dashed=random)
 
 
-def _sampled(fitted: FittedInterpreter, data: Data, settings: FaithfulnessSettings) -> Iterator[Images]:
-    reservoir = RowReservoir(settings.images, settings.seed)
+def _sampled(fitted: FittedInterpreter, data: Data, limit: int, seed: int) -> list[Images]:
+    """A uniform sample of images, in batches; f does not run."""
+    reservoir = RowReservoir(limit, seed)
     for batch in fitted.batches(data):
         reservoir.offer(batch.images)
     (images,) = reservoir.columns()
-    return (part.to(fitted.device) for part in images.split(BATCH))
+    return [part.to(fitted.device) for part in images.split(BATCH)]
 
 
 def _together(parts: list[Any]) -> Any:
@@ -221,26 +230,36 @@ def measure_faithfulness(
     """Take attributes out and see whether f's logit for its own class falls as α says.
 
     Args:
-        data: images to ask about, best ones that were not learnt from; memory is the sampled images.
-        train: images for an NMF dictionary of the same size on the deepest tap; ``None``: no such comparison.
+        data: images to ask about, best ones that nothing was learnt from.
+        train: images that the attributes' patterns and the NMF dictionary are learnt from; ``None``: ``data``, which is then read twice.
+            Memory is the sampled images and J times the tapped maps of one.
 
     Raises:
         UnmappableActivationError: a tapped layer's output cannot be replaced. DataError.
     """
-    named: dict[str, Dictionary] = {"attributes": AttributeAblation(fitted)}
-    if train is not None:
-        named["NMF atoms"] = learn_atoms(fitted, train, settings.training_images, settings.seed)
+    training = _sampled(fitted, data if train is None else train, settings.training_images, settings.seed)
+    named: dict[str, Dictionary] = {
+        "attributes, pattern": learn_patterns(fitted, training),
+        "attributes, gradient": GradientAblation(fitted),
+        "NMF atoms": learn_atoms(fitted, training, settings.seed),
+    }
+    decoded, found = _intervene(fitted, data, named, settings)
+    patterns, gradients, atoms = (score_ablations(name, part, settings.seed) for name, part in found.items())
+    asked = min(settings.attributes, fitted.interpreter.num_attributes)
+    pictures = score_decoded(decoded, settings.seed)
+    return Faithfulness(len(decoded.gap), asked, patterns, gradients, atoms, pictures, fitted.notes)
+
+
+def _intervene(
+    fitted: FittedInterpreter, data: Data, named: dict[str, Dictionary], settings: FaithfulnessSettings
+) -> tuple[Decoded, dict[str, Ablations]]:
     generator = torch.Generator().manual_seed(settings.seed)
     decoded: list[Decoded] = []
     found: dict[str, list[Ablations]] = {name: [] for name in named}
     with fitted.view.frozen() as run:
-        for images in _sampled(fitted, data, settings):
+        for images in _sampled(fitted, data, settings.images, settings.seed):
             rest = Rest.of(fitted, run, images)
             decoded.append(decode_without(fitted, rest, settings.attributes))
             for name, dictionary in named.items():
                 found[name].append(ablate(dictionary, rest, settings.attributes, generator))
-    scores = [score_ablations(name, _together(parts), settings.seed) for name, parts in found.items()]
-    images_asked = sum(len(part.gap) for part in decoded)
-    asked = min(settings.attributes, fitted.interpreter.num_attributes)
-    second = scores[1] if len(scores) > 1 else None
-    return Faithfulness(images_asked, asked, scores[0], second, score_decoded(_together(decoded), settings.seed), fitted.notes)
+    return _together(decoded), {name: _together(parts) for name, parts in found.items()}

@@ -13,7 +13,7 @@ from ..arrays import Activations, Images, Logits, PerImage
 from ..classifier.view import OpenView
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import contributions
-from .ablation import AttributeAblation, Dictionary, moved_at_random, replaced
+from .ablation import Dictionary, GradientAblation, moved_at_random, replaced
 
 Table = Float[Tensor, "b asked"]  # a row an image, a column an attribute that was asked about; NaN where there was none
 Curve = Float[Tensor, "b steps"]
@@ -126,7 +126,7 @@ class Decoded(NamedTuple):
 
 def decode_without(fitted: FittedInterpreter, rest: Rest, most: int) -> Decoded:
     """d(Φ(x)) beside d(Φ(x) without φ_j), both fed to f."""
-    dictionary, decoder = AttributeAblation(fitted), fitted.interpreter.decoder
+    dictionary, decoder = GradientAblation(fitted), fitted.interpreter.decoder
     asked, attributes = ask(dictionary, rest.activations, rest.classes, most), dictionary.codes(rest.activations)
     logits = rest.seeing(decoder(attributes))
     whole, ranks = class_logit(logits, rest.classes), torch.eye(asked.order.shape[1], dtype=torch.bool)

@@ -14,9 +14,19 @@ from torch import Tensor, nn
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError, UnmappableActivationError
-from flint_posthoc.evaluation.ablation import AttributeAblation, learn_atoms, lowest, moved_at_random, replaced
+from flint_posthoc.evaluation.ablation import (
+    RIDGE,
+    GradientAblation,
+    PatternAblation,
+    learn_atoms,
+    learn_patterns,
+    lowest,
+    moved_at_random,
+    replaced,
+)
 from flint_posthoc.evaluation.faithfulness import Faithfulness, FaithfulnessSettings, _of_others, measure_faithfulness, score_ablations
 from flint_posthoc.evaluation.interventions import Ablations, Asked, Rest, ablate, ask, class_logit, decode_without
+from flint_posthoc.measures import area_resize
 
 SETTINGS = FaithfulnessSettings(images=24, attributes=4, training_images=60)
 
@@ -106,12 +116,12 @@ def test_an_output_that_cannot_be_written_to_is_refused_and_leaves_no_trace(lear
     model = Holding().eval()
     explain = small.fitted(model, layers=("hold",), adapter=Reading())
     with left_alone(model), pytest.raises(UnmappableActivationError, match="'hold' puts out a Holder, which cannot be written to"):
-        measure_faithfulness(explain.fitted, small.images(4), settings=SETTINGS)
+        measure_faithfulness(explain.fitted, small.images(9), settings=SETTINGS)
 
 
 def test_taking_attributes_out_leaves_none_of_them_and_moves_no_further_than_it_must(learnt: FlintExplainer, pixels: Tensor) -> None:
     batch = next(learnt.fitted.read(pixels))
-    ablation = AttributeAblation(learnt.fitted)
+    ablation = GradientAblation(learnt.fitted)
     before = ablation.codes(batch.activations)
     for flags in (torch.eye(6, dtype=torch.bool)[1], torch.tensor([1, 0, 1, 0, 0, 1], dtype=torch.bool)):
         removed = flags.expand(40, 6)
@@ -136,7 +146,7 @@ def test_on_a_linear_map_taking_out_is_the_projection() -> None:
         def forward(self, activations: tuple[Tensor, ...]) -> Tensor:
             return (activations[0].flatten(1) @ self.directions.T).relu()
 
-    ablation, network = AttributeAblation.__new__(AttributeAblation), Linear()
+    ablation, network = GradientAblation.__new__(GradientAblation), Linear()
     ablation._network, maps = network, torch.randn(6, 3, 4, 4) - 3  # type: ignore[assignment]
     maps[:, 0, 0, 0] = -100.0  # the floor is far away
     phi = network((maps,))
@@ -147,8 +157,36 @@ def test_on_a_linear_map_taking_out_is_the_projection() -> None:
     assert (phi[:, 0] > 0).any()
 
 
+def test_patterns_are_the_regression_of_maps_on_attributes(learnt: FlintExplainer, pixels: Tensor) -> None:
+    learned = learn_patterns(learnt.fitted, list(pixels.split(9)))
+    batch = next(learnt.fitted.read(pixels))
+    phi = batch.attributes.double() - batch.attributes.double().mean(dim=0)
+    pull = torch.eye(6).double() * (RIDGE * phi.var(dim=0, correction=0).mean() * 40).sqrt()  # the ridge as images of their own
+    rows = torch.cat([phi, pull])
+    for maps, pattern in zip(batch.activations, learned._patterns, strict=True):
+        flat = area_resize(maps, (2, 2)).flatten(1).double()  # Ψ's own grid
+        target = torch.cat([flat - flat.mean(dim=0), torch.zeros(6, flat.shape[1]).double()])
+        expected = torch.linalg.lstsq(rows, target).solution
+        torch.testing.assert_close(pattern.flatten(1).double(), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_pattern_is_subtracted_as_strongly_as_its_attribute_fires(learnt: FlintExplainer, pixels: Tensor) -> None:
+    batch = next(learnt.fitted.read(pixels))
+    patterns = tuple(torch.randn(6, maps.shape[1], 2, 2) for maps in batch.activations)
+    ablation, removed = PatternAblation(learnt.fitted, patterns), torch.rand(40, 6) < 0.4
+    altered = ablation.without(batch.activations, removed)
+    for maps, pattern, new in zip(batch.activations, patterns, altered, strict=True):
+        for row in range(0, 40, 7):
+            cells = pattern.repeat_interleave(-(-maps.shape[2] // 2), 2).repeat_interleave(-(-maps.shape[3] // 2), 3)
+            cells = cells[..., : maps.shape[2], : maps.shape[3]]
+            parts = [batch.attributes[row, j] * cells[j] for j in range(6) if removed[row, j]]
+            expected = maps[row] - (torch.stack(parts).sum(dim=0) if parts else 0)
+            torch.testing.assert_close(new[row], torch.maximum(expected, maps[row].min().clamp(max=0)), atol=1e-4, rtol=1e-4)
+    assert torch.equal(ablation.codes(batch.activations), batch.attributes)
+
+
 def test_an_atom_is_taken_out_place_by_place(learnt: FlintExplainer, train: Tensor, pixels: Tensor) -> None:
-    dictionary = learn_atoms(learnt.fitted, list(train[:100].split(33)), 60, 0)
+    dictionary = learn_atoms(learnt.fitted, list(train[:60].split(33)), 0)
     batch = next(learnt.fitted.read(pixels))
     codes = dictionary.codes(batch.activations)
     assert codes.shape == (40, 6)
@@ -160,7 +198,7 @@ def test_an_atom_is_taken_out_place_by_place(learnt: FlintExplainer, train: Tens
     assert torch.equal(everything[1].clamp(max=0), batch.activations[1].clamp(max=0))
     nothing = dictionary.without(batch.activations, torch.zeros(40, 6, dtype=torch.bool))
     torch.testing.assert_close(nothing[1], batch.activations[1])
-    assert torch.equal(learn_atoms(learnt.fitted, list(train[:100].split(33)), 60, 0).codes(batch.activations), codes)
+    assert torch.equal(learn_atoms(learnt.fitted, list(train[:60].split(33)), 0).codes(batch.activations), codes)
 
 
 def test_a_random_move_is_as_long() -> None:
@@ -176,7 +214,7 @@ def test_a_random_move_is_as_long() -> None:
 def test_the_strongest_attributes_are_asked_about_by_falling_contribution(learnt: FlintExplainer, pixels: Tensor) -> None:
     local = learnt(pixels, for_class="classifier")
     batch = next(learnt.fitted.read(pixels))
-    asked = ask(AttributeAblation(learnt.fitted), batch.activations, local.classifier_class, 3)
+    asked = ask(GradientAblation(learnt.fitted), batch.activations, local.classifier_class, 3)
     for row, (order, alpha) in enumerate(zip(asked.order.tolist(), asked.alpha.tolist(), strict=True)):
         contributions = local.contributions[row].tolist()
         largest = sorted(sorted(range(6), key=lambda j, values=contributions: -abs(values[j]))[:3], key=lambda j, v=contributions: -v[j])
@@ -197,7 +235,7 @@ def test_flags_are_of_the_asked_that_take_part() -> None:
 
 
 def test_drops_and_curves_are_those_of_single_runs(learnt: FlintExplainer, pixels: Tensor) -> None:
-    fitted, ablation = learnt.fitted, AttributeAblation(learnt.fitted)
+    fitted, ablation = learnt.fitted, GradientAblation(learnt.fitted)
     with torch.no_grad(), fitted.view.frozen() as run:
         rest = Rest.of(fitted, run, pixels[:6])
         found = ablate(ablation, rest, 3, torch.Generator().manual_seed(0))
@@ -267,23 +305,19 @@ def test_drops_are_mixed_among_the_attributes_of_an_image() -> None:
 def test_attributes_that_imitate_f_are_faithful_and_attributes_of_noise_are_not(
     found: Faithfulness, learnt: FlintExplainer, pixels: Tensor
 ) -> None:
-    assert found.attributes.correlation.low > 0
-    assert found.attributes.remaining < 0.05
-    assert found.attributes.drop.low > found.attributes.random_drop.high
-    assert found.attributes.deletion_gain.low > 0
-    assert found.factorisation is not None
+    for score in (found.patterns, found.gradients):
+        assert score.correlation.low > 0
+        assert score.deletion_gain.low > 0
+    assert found.gradients.drop.low > found.gradients.random_drop.high
+    assert found.gradients.remaining < 0.05
     assert (found.images, found.asked) == (24, 4)
-    turned = dataclasses.replace(
-        learnt.fitted,
-        interpreter=type(learnt.interpreter)(
-            learnt.fitted.view.tap_shapes, learnt.fitted.image_shape, 6, small.CLASSES, learnt.interpreter.config
-        )
-        .requires_grad_(False)
-        .eval(),
-    )
-    untrained = measure_faithfulness(turned, pixels, settings=SETTINGS)
-    assert untrained.attributes.correlation.mean < found.attributes.correlation.mean
-    assert untrained.factorisation is None
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        shapes = (learnt.fitted.view.tap_shapes, learnt.fitted.image_shape)
+        untrained = type(learnt.interpreter)(*shapes, 6, small.CLASSES, learnt.interpreter.config).requires_grad_(False).eval()
+    untrained.initialize_from(next(learnt.fitted.read(pixels)).activations)
+    other = measure_faithfulness(dataclasses.replace(learnt.fitted, interpreter=untrained), pixels, settings=SETTINGS)
+    assert other.patterns.correlation.mean < found.patterns.correlation.mean
 
 
 def test_the_seed_decides(found: Faithfulness, learnt: FlintExplainer, pixels: Tensor, train: Tensor) -> None:
@@ -296,14 +330,16 @@ def test_it_says_what_it_means(found: Faithfulness) -> None:
     for words in ("NMF atoms", "f itself follows", "random move as long", "left of what was taken out", "Through the decoder"):
         assert words in text.replace("\n", " ")
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
-    assert len(found.plot().axes[0].lines) == 8
+    assert len(found.plot().axes[0].lines) == 12
 
 
 def test_bad_input_is_refused_and_no_trace_stays(learnt: FlintExplainer, pixels: Tensor) -> None:
     with pytest.raises(ConfigurationError, match="attributes must be at least 3"):
         FaithfulnessSettings(attributes=2)
     with pytest.raises(EmptyDataError, match="holds no images"):
-        measure_faithfulness(learnt.fitted, [], settings=SETTINGS)
+        measure_faithfulness(learnt.fitted, [], train=pixels, settings=SETTINGS)
+    with pytest.raises(EmptyDataError, match="holds no images"):
+        measure_faithfulness(learnt.fitted, pixels, train=[], settings=SETTINGS)
     few = dataclasses.replace(SETTINGS, images=3)
     with left_alone(learnt.model):
         measure_faithfulness(learnt.fitted, pixels, settings=few)
