@@ -52,7 +52,8 @@ class Judged(NamedTuple):
 def _judge(fitted: FittedInterpreter, trust: Trust, batch: ReadBatch) -> Judged:
     classes = fitted.view.kind.prediction(batch.classifier_logits)
     f, g = batch.classifier_logits.softmax(dim=1), batch.interpreter_logits.softmax(dim=1)
-    columns = (batch.agrees, labels_of(batch), classes, f.amax(dim=1), g.gather(1, classes[:, None])[:, 0])
+    agrees = fitted.view.kind.agreement(batch.classifier_logits, batch.interpreter_logits)  # over the explained classes
+    columns = (agrees, labels_of(batch), classes, f.amax(dim=1), g.gather(1, classes[:, None])[:, 0])
     return Judged(trust.depths(batch, classes), *(column.cpu() for column in columns))
 
 
