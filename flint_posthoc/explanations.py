@@ -187,7 +187,8 @@ class Explanations:
         """Does f itself change as contributions say, when attributes are taken out of its taps or of the decoder's picture?
 
         Args:
-            train: images for an NMF dictionary of the same size, to compare with.
+            train: images that the attributes' patterns at the taps, and an NMF dictionary to compare with, are learnt from; ``None``:
+                ``data``, which is then read twice.
         """
         return measure_faithfulness(self.fitted, data, train=train)
 
