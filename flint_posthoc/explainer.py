@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,12 @@ from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
 from .learning.cache import ActivationCache
-from .learning.fitting import FitRequest, fit, new_interpreter, preparation_for, with_progress
+from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for, with_progress
 from .learning.history import FitHistory
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
 
-PRECISIONS = ("auto", "float32")
 JOINT_NOTE = "the classifier was trained together with its interpreter"
 
 
@@ -198,7 +196,7 @@ class FlintExplainer(Explanations):
             epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
             cache: where f's activations are kept, unless it learns: "memory", "off" (f runs in every epoch), "auto", or one built before.
-            precision: of f's pass: "auto" (its own) or "float32".
+            precision: of f's pass: "auto" (its own), "float32", or "bfloat16" (as autocast does it; of f's training too).
             checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
 
         Raises:
@@ -209,13 +207,11 @@ class FlintExplainer(Explanations):
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        if precision not in PRECISIONS:
-            raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-        with trainable(self.model) if self.joint else no_trace(self.model), _learning():
+        with trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
             torch.manual_seed(settings.seed)  # of a shuffling loader too
             first_pass = FirstPass(data)
             start = None if self._saved is None else self.interpreter
-            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress, self.joint, start)
+            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress, self.joint, start, precision)
             prepared = self._prepare(first_pass.images)
             if self.joint:
                 first_pass.require_labels(prepared.view.num_classes)
@@ -240,7 +236,7 @@ class FlintExplainer(Explanations):
         Raises:
             DataError: empty or malformed data.
         """
-        with no_trace(self.model), _learning():
+        with no_trace(self.model), learning_mode():
             first_pass = FirstPass(data)
             prepared = self._prepare(first_pass.images)
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
@@ -317,14 +313,6 @@ class FlintExplainer(Explanations):
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             return str(api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(folder)))
-
-
-@contextmanager
-def _learning() -> Iterator[None]:
-    """Gradients and float32, whatever the caller's mode is. To be used where the caller's modes are kept."""
-    torch.set_default_dtype(torch.float32)
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _given(config: Any, **changes: Any) -> Any:

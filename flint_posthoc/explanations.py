@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .arrays import Images
 from .data import Data
+from .evaluation.accuracy import AccuracyComparison, compare_accuracy
 from .evaluation.baselines import BaselineComparison, compare_baselines
 from .evaluation.confusion import Confusion, confuse
 from .evaluation.disagreement import Disagreement, analyse_disagreement
@@ -153,6 +154,18 @@ class Explanations:
     def evaluate(self, data: Data) -> Evaluation:
         """How far to trust it: all measures in one pass. Labels, where ``data`` has them, are positions in the explained classes."""
         return evaluate(self.fitted, data)
+
+    def accuracy_account(self, reference: nn.Module, data: Data) -> AccuracyComparison:
+        """What did learning by design do to the classifier? Its accuracy beside that of ``reference``, image by image.
+
+        Args:
+            reference: the classifier as it was before the fit, or one that was trained without an interpreter.
+            data: images with labels, best such that neither learnt from.
+
+        Raises:
+            MissingLabelsError: images without labels.
+        """
+        return compare_accuracy(self.fitted, reference, data)
 
     def confusion(self, data: Data) -> Confusion:
         """Where interpreter and classifier part: agreement by class, and the table of f's classes against g's."""

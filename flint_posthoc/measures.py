@@ -1,4 +1,4 @@
-"""The paper's quantities as pure functions of tensors: contributions, relevance, conciseness, alive and duplicate attributes.
+"""The paper's quantities as pure functions of tensors: contributions, relevance, conciseness, alive and duplicate attributes; ranks too.
 
 Letters as in DESIGN.md part 2: φ attributes (b, J), W weight (C, J), b bias (C,), α contributions, r relevance.
 Nothing here loops over samples; what runs over a data set is returned as sums that can be added up.
@@ -27,6 +27,8 @@ _WIDEST_FLOAT = {"mps": torch.float32}  # devices without float64
 Counts = Int[Tensor, " b"]
 PerAttributeCount = Int[Tensor, " attributes"]
 Correlation = Float[Tensor, "attributes attributes"]
+Rows = Float[Tensor, "*rows n"]
+PerRow = Float[Tensor, "*rows"]
 
 
 def contributions(attributes: Attributes, weight: Weight, classes: ClassIndex) -> Contributions:
@@ -180,6 +182,29 @@ def _averaging(length: int, cells: int, like: Tensor) -> Float[Tensor, "length c
     cell, place = torch.arange(cells), torch.arange(length)[:, None]
     inside = (place >= cell * length // cells) & (place < -(-(cell + 1) * length // cells))
     return (inside / inside.sum(dim=0)).to(like)
+
+
+def ranks(values: Rows) -> Rows:
+    """Along the last axis: 1 for the smallest; equal values share the mean of their ranks. float64."""
+    ordered, origin = values.sort(dim=-1)
+    place = torch.arange(1, values.shape[-1] + 1, device=values.device)
+    rises = ordered[..., 1:] != ordered[..., :-1]
+    first = torch.where(F.pad(rises, (1, 0), value=True), place, 0).cummax(dim=-1).values
+    last = torch.where(F.pad(rises, (0, 1), value=True), place, len(place)).flip(-1).cummin(dim=-1).values.flip(-1)
+    shared = _wide(first + last) / 2
+    return shared.scatter(-1, origin, shared)
+
+
+def pearson(one: Rows, other: Rows) -> PerRow:
+    """The correlation along the last axis, in [-1, 1], float64; NaN where one of the two never varies."""
+    first, second = (_wide(values) - _wide(values).mean(dim=-1, keepdim=True) for values in (one, other))
+    scale = first.norm(dim=-1) * second.norm(dim=-1)
+    return torch.where(scale > 0, (first * second).sum(dim=-1) / scale, torch.nan).clamp(-1, 1)
+
+
+def spearman(one: Rows, other: Rows) -> PerRow:
+    """The correlation of ranks along the last axis, in [-1, 1], float64; NaN where one of the two never varies."""
+    return pearson(ranks(one), ranks(other))
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -152,6 +152,17 @@ def correlation(attributes: Matrix, i: int, j: int) -> float:
     return covariance / math.sqrt(our_square * their_square)
 
 
+def ranks(values: Vector) -> list[float]:
+    """1 for the smallest; equal values share the mean of their ranks."""
+    return [1 + sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2 for value in values]
+
+
+def rank_correlation(one: Vector, other: Vector) -> float:
+    """Spearman's: Pearson's correlation of ranks; 0 where one never varies."""
+    pairs = [[a, b] for a, b in zip(ranks(one), ranks(other), strict=True)]
+    return correlation(pairs, 0, 1)
+
+
 def alive(r: Matrix) -> list[int]:
     """The j with |r_{j,x}| > 0.2 on at least 0.1 % of samples."""
     counts = [sum(abs(row[j]) > 0.2 for row in r) for j in range(len(r[0]))]
@@ -223,17 +234,6 @@ def places(length: int, side: int, stride: int) -> list[int]:
     while found[-1] + side < length:
         found.append(found[-1] + stride)
     return found
-
-
-def ranks(values: Vector) -> list[float]:
-    """1 for the smallest; equal values share the mean of their ranks."""
-    return [1 + sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2 for value in values]
-
-
-def rank_correlation(one: Vector, other: Vector) -> float:
-    """Spearman's: Pearson's correlation of ranks; 0 where one never varies."""
-    pairs = [[a, b] for a, b in zip(ranks(one), ranks(other), strict=True)]
-    return correlation(pairs, 0, 1)
 
 
 # ---- evaluation ----

@@ -196,7 +196,7 @@ def test_the_same_settings_are_refused_by_the_first_batch_where_no_size_is_known
     [
         ({"epochs": 2, "max_steps": 5}, "epochs or max_steps, not both"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"precision": "int8"}, r"precision must be one of \('auto', 'float32'\), got 'int8'"),
+        ({"precision": "int8"}, r"precision must be one of \('auto', 'float32', 'bfloat16'\), got 'int8'"),
         ({"cache": "ram"}, "cache must be one of"),
         ({"resume": True}, "resume=True needs checkpoint_dir"),
     ],

@@ -176,6 +176,21 @@ def test_a_classifier_in_another_precision_is_explained_in_its_own(dtype: torch.
     assert all(parameter.dtype == dtype for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_pass_of_a_fit_can_be_lowered_to_bfloat16(joint: bool) -> None:
+    model, pixels = small.tiny(), small.images(40)
+    seen: list[torch.dtype] = []
+    handle = model.conv2.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    explain = small.explainer(model, joint=joint)
+    explain.fit(small.loader(pixels, small.labels(model, pixels)), precision="bfloat16", max_steps=4, progress=False)
+    assert torch.bfloat16 in seen
+    seen.clear()
+    explain(pixels)
+    assert set(seen) == {torch.float32}, "explanations are in f's own precision"
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    handle.remove()
+
+
 def test_pushing_to_the_hub_uploads_what_saving_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     uploaded: dict[str, Any] = {}
 
@@ -219,6 +234,7 @@ def questions(explain: FlintExplainer) -> dict[str, Any]:
         "faithfulness": explain.faithfulness(labelled),
         "selection": explain.selection(pixels, [2, 3], folds=2, progress=False),
         "baselines": explain.baselines(labelled, labelled),
+        "accuracy_account": explain.accuracy_account(small.tiny(seed=5), labelled),
     }
 
 

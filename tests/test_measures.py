@@ -208,6 +208,32 @@ def test_of_duplicates_the_one_relevant_most_often_stays() -> None:
     assert (tie.live.tolist(), tie.duplicate.tolist()) == ([True, False, False, False], [False, True, False, False])
 
 
+@given(st.lists(st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_ranks_and_correlations_along_rows_are_the_oracles_with_ties(rows: list[list[tuple[int, int]]]) -> None:
+    pairs = torch.tensor(rows, dtype=torch.float32)
+    one, other = pairs.unbind(dim=2)
+    close(measures.ranks(one), [oracles.ranks(row) for row in one.tolist()])
+    found = zip(measures.pearson(one, other).tolist(), measures.spearman(one, other).tolist(), rows, strict=True)
+    for pearson, spearman, row in found:
+        first, second = zip(*row, strict=True)
+        if len(set(first)) == 1 or len(set(second)) == 1:
+            assert math.isnan(pearson)
+            assert math.isnan(spearman)
+        else:
+            assert pearson == pytest.approx(oracles.correlation(row, 0, 1), abs=1e-9)
+            assert spearman == pytest.approx(oracles.rank_correlation(first, second), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(9,), (3, 9), (2, 3, 9), (4, 1)])
+def test_ranks_are_along_the_last_axis_of_any_shape(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape[::-1]).permute(*reversed(range(len(shape))))  # not contiguous
+    expected = [oracles.ranks(row) for row in values.reshape(-1, shape[-1]).tolist()]
+    found = measures.ranks(values)
+    assert found.shape == shape
+    assert found.reshape(-1, shape[-1]).tolist() == expected
+    assert measures.ranks(values[..., :0]).shape == (*shape[:-1], 0)
+
+
 def test_reconstruction_error_is_the_mean_square_of_each_image() -> None:
     reconstruction, images = torch.rand(3, 2, 4, 5), torch.rand(3, 2, 4, 5)
     expected = [oracles.input_fidelity(oracles.rows(one), oracles.rows(other)) for one, other in zip(reconstruction, images, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import Activations, Images, Logits, PerImageFlag
 from ..errors import ClassifierOutputError, ClassSelectionError
+from ..precision import autocast
 from .adapter import ModelAdapter, OutputKind, TapLayout
 from .taps import TappedClassifier, frozen, tapped
 
@@ -47,16 +48,17 @@ class ViewPass:
 class OpenView:
     """A classifier view while its hooks are on."""
 
-    def __init__(self, view: ClassifierView, run: TappedClassifier) -> None:
-        self._view, self._run, self._dtype = view, run, model_dtype(view.model)
+    def __init__(self, view: ClassifierView, run: TappedClassifier, bfloat16: bool) -> None:
+        self._view, self._run, self._dtype, self._bfloat16 = view, run, model_dtype(view.model), bfloat16
 
     def __call__(self, images: Images) -> ViewPass:
-        """A full forward pass in f's own precision; logits and activations come out in float32.
+        """A full forward pass; logits and activations come out in float32.
 
         Raises:
             ClassifierOutputError: logits are not finite.
         """
-        result = self._run(images.to(self._dtype))
+        with self._lowered(images):
+            result = self._run(self._laid_out(images))
         logits = result.logits.float()
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
@@ -65,7 +67,14 @@ class OpenView:
 
     def activations(self, images: Images) -> Activations:
         """The tapped activations alone; the pass stops at the deepest tap."""
-        return _floats(self._run.activations(images.to(self._dtype)))
+        with self._lowered(images):
+            return _floats(self._run.activations(self._laid_out(images)))
+
+    def _lowered(self, images: Images) -> AbstractContextManager[object]:
+        return autocast(images.device, "bfloat16") if self._bfloat16 else nullcontext()  # the caller's own autocast stays in force
+
+    def _laid_out(self, images: Images) -> Tensor:
+        return images.clone(memory_format=torch.channels_last) if self._bfloat16 else images.to(self._dtype)
 
 
 @dataclass(frozen=True)
@@ -108,16 +117,16 @@ class ClassifierView:
         return torch.isin(self.kind.prediction(logits), torch.tensor(self.class_ids, device=logits.device))
 
     @contextmanager
-    def frozen(self) -> Iterator[OpenView]:
+    def frozen(self, *, bfloat16: bool = False) -> Iterator[OpenView]:
         """The classifier in eval mode with its parameters fixed and hooks on the taps; as it was afterwards, whatever happens."""
         with frozen(self.model), tapped(self.model, self.adapter, self.layouts) as run:
-            yield OpenView(self, run)
+            yield OpenView(self, run, bfloat16)
 
     @contextmanager
-    def live(self) -> Iterator[OpenView]:
+    def live(self, *, bfloat16: bool = False) -> Iterator[OpenView]:
         """The classifier as it stands, with hooks on the taps: for training it."""
         with tapped(self.model, self.adapter, self.layouts) as run:
-            yield OpenView(self, run)
+            yield OpenView(self, run, bfloat16)
 
 
 def _floats(activations: Activations) -> Activations:

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from ..arrays import Activations, Logits
 from ..charts import ranked_bars
-from ..classifier.adapter import find_adapter
-from ..classifier.taps import frozen
-from ..classifier.view import model_dtype
 from ..data import Data, preserved_random_state
 from ..errors import ConfigurationError
 from ..figures import Figure
@@ -24,6 +21,7 @@ from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import absolute_conciseness, area_resize, contributions, explained, relevance
 from .dictionaries import DICTIONARIES, learn_readout
 from .gathering import RowReservoir
+from .rivals import rival
 from .words import number, percent, plain, table
 
 TAU = 2.0  # of the conciseness that is shown
@@ -119,21 +117,8 @@ def _constant(rows: TrainingRows, fitted: FittedInterpreter) -> Contender:
 
 @contextmanager
 def _stranger(model: nn.Module, fitted: FittedInterpreter) -> Iterator[Contender]:
-    view, adapter = fitted.view, find_adapter(model)
-    if model is view.model:
-        raise ConfigurationError("independent is the explained classifier itself; pass a network trained on the labels that never saw it")
-
-    def answer(batch: ReadBatch) -> Answer:
-        logits = adapter.logits(model(batch.images.to(model_dtype(model)))).float().cpu()
-        if logits.shape[1] not in (view.num_outputs, view.num_classes):
-            raise ConfigurationError(
-                f"independent gives {logits.shape[1]} classes, the explained classifier {view.num_outputs}, "
-                f"of which {view.num_classes} are explained"
-            )
-        return Answer(view.restrict(logits) if logits.shape[1] == view.num_outputs else logits)
-
-    with frozen(model):
-        yield answer
+    with rival(model, fitted, "independent", "a network trained on the labels that never saw it") as logits:
+        yield lambda batch: Answer(logits(batch.images))
 
 
 # ---- how they do ----

@@ -1,37 +1,23 @@
-"""Small statistics: ranks and their correlation, the area under the ROC curve, a mean with its bootstrap interval."""
+"""Small statistics: the area under the ROC curve, a mean with its bootstrap interval, a difference of two shares with its own."""
 
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..measures import ranks
+
 Values = Float[Tensor, " n"]
 Flags = Bool[Tensor, " n"]
 
 DRAWS = 1000  # of a bootstrap
 LEVEL = 0.95
-
-
-def ranks(values: Values) -> Values:
-    """1 for the smallest; equal values share the mean of their ranks. float64."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
-
-
-def correlation(one: Values, other: Values) -> float:
-    """Pearson's, in [-1, 1]; NaN where one of the two never varies."""
-    first, second = (values.double() - values.double().mean() for values in (one, other))
-    scale = float(first.norm() * second.norm())
-    return max(-1.0, min(1.0, float(first @ second) / scale)) if scale > 0 else math.nan
-
-
-def rank_correlation(one: Values, other: Values) -> float:
-    """Spearman's, in [-1, 1]; NaN where one of the two never varies."""
-    return correlation(ranks(one), ranks(other))
+DEVIATIONS = NormalDist().inv_cdf((1 + LEVEL) / 2)  # of a normal interval
 
 
 def auroc(score: Values, positive: Flags) -> float | None:
@@ -63,3 +49,18 @@ def bootstrap(values: Values, seed: int = 0) -> Interval:
     means = torch.stack([known[torch.randint(len(known), (len(known),), generator=generator)].mean() for _ in range(DRAWS)])
     low, high = means.quantile(means.new_tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2])).tolist()
     return Interval(float(known.mean()), low, high)
+
+
+def paired_interval(only_first: int, only_second: int, samples: int) -> Interval:
+    """The difference of two shares over the same ``samples``, in [-1, 1], with the Wald interval for paired proportions.
+
+    Of McNemar's table of pairs (Agresti, Categorical Data Analysis, section 11.1) only the two cells that differ count: b samples that
+    are right for the first alone, c for the second alone. Mean (b - c) / n, variance ((b + c) - (b - c)² / n) / n². Rough where b + c is
+    small: with b = c = 0 it has no width.
+    """
+    if not samples:
+        return Interval(math.nan, math.nan, math.nan)
+    mean = (only_first - only_second) / samples
+    variance = ((only_first + only_second) * samples - (only_first - only_second) ** 2) / samples**3
+    reach = DEVIATIONS * math.sqrt(variance)
+    return Interval(mean, max(-1.0, mean - reach), min(1.0, mean + reach))

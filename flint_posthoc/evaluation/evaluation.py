@@ -29,10 +29,10 @@ from ..measures import (
     relevant_counts,
     signed_conciseness,
 )
+from .words import MISSING, number, percent
 
 TAUS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # of the paper's conciseness curves
 TOP_KS = (2, 3, 4, 5)
-MISSING = "-"
 PAIR_THRESHOLD = 0.1  # r_{j,c} above which an attribute counts for a class (the paper's)
 
 
@@ -162,21 +162,21 @@ class Evaluation:
 
     def _accuracy_rows(self) -> Iterable[tuple[str, str, str]]:
         yield "images", f"{self.samples:,}", "that these figures were measured on"
-        yield "accuracy of the classifier", _percent(self.classifier_accuracy), "f against the labels"
-        yield "accuracy of the interpreter", _percent(self.interpreter_accuracy), "g against the labels, if it were used as the model"
+        yield "accuracy of the classifier", percent(self.classifier_accuracy), "f against the labels"
+        yield "accuracy of the interpreter", percent(self.interpreter_accuracy), "g against the labels, if it were used as the model"
         if self.inside_classes < 1:
             yield (
                 "predictions inside the classes",
-                _percent(self.inside_classes),
+                percent(self.inside_classes),
                 "f's unrestricted class is explained; elsewhere nothing is",
             )
 
     def _fidelity_rows(self) -> Iterable[tuple[str, str, str]]:
-        yield "fidelity", _percent(self.fidelity), "of the images get the same class from interpreter and classifier"
-        yield "fidelity on the classifier's errors", _percent(self.fidelity_on_errors), "the harder test: does g repeat f's mistakes too?"
-        yield "fidelity where it is right", _percent(self.fidelity_on_correct), "easier, since two good models agree anyway"
+        yield "fidelity", percent(self.fidelity), "of the images get the same class from interpreter and classifier"
+        yield "fidelity on the classifier's errors", percent(self.fidelity_on_errors), "the harder test: does g repeat f's mistakes too?"
+        yield "fidelity where it is right", percent(self.fidelity_on_correct), "easier, since two good models agree anyway"
         for k, share in self.top_k_fidelity.items():
-            yield f"top-{k} fidelity", _percent(share), f"f's class is among the interpreter's first {k}"
+            yield f"top-{k} fidelity", percent(share), f"f's class is among the interpreter's first {k}"
         yield "KL divergence", f"{self.kl_divergence:.4f}", "nats between the two predicted distributions; 0 is a perfect copy"
 
     def _attribute_rows(self) -> Iterable[tuple[str, str, str]]:
@@ -184,7 +184,7 @@ class Evaluation:
             counts = self.conciseness[tau]
             limit, signed = f"{1 / tau:.1f}", f"{counts['signed']:.2f}"
             meaning = f"attributes an explanation with |relevance| > {limit} ({signed} with r > {limit}); fewer is easier to read"
-            yield f"conciseness, τ = {tau:.0f}", MISSING if math.isnan(counts["absolute"]) else f"{counts['absolute']:.2f}", meaning
+            yield f"conciseness, τ = {tau:.0f}", number(counts["absolute"]), meaning
         used, wasted = (
             f"{len(self.live_attributes)} of {self.num_attributes}",
             f"{len(self.duplicate_attributes)}, {len(self.dead_attributes)}",
@@ -198,17 +198,13 @@ class Evaluation:
         )
         relative = f"mean squared, on [0, 1] pixels; {self.relative_reconstruction_error:.2f} of what the mean image of the class gets"
         yield "reconstruction error", f"{self.reconstruction_error:.4f}", relative
-        yield "unexplained", _percent(self.unexplained), "of the images have no attribute in their explanation"
+        yield "unexplained", percent(self.unexplained), "of the images have no attribute in their explanation"
 
     def __str__(self) -> str:
         rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines = [f"{name:<{widths[0]}}  {figure:>{widths[1]}}  {meaning}" for name, figure, meaning in rows]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
-
-
-def _percent(share: float | None) -> str:
-    return MISSING if share is None or math.isnan(share) else f"{100 * share:.2f} %"
 
 
 def _mean(values: Sequence[int], selected: Sequence[int]) -> float:

@@ -14,8 +14,9 @@ from ..data import Data
 from ..errors import ConfigurationError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
+from ..measures import spearman
 from .ablation import Dictionary, GradientAblation, learn_atoms, learn_patterns
-from .estimates import Interval, bootstrap, rank_correlation
+from .estimates import Interval, bootstrap
 from .gathering import RowReservoir
 from .interventions import Ablations, Curve, Decoded, Rest, Table, ablate, decode_without
 from .words import percent, plain, table
@@ -92,7 +93,7 @@ def _by_image(alpha: Table, drop: Table) -> PerImage:
     """Spearman's over the attributes of each image; NaN for fewer than three."""
     known = ~alpha.isnan()
     pairs = ((row[mask], other[mask]) for row, other, mask in zip(alpha, drop, known, strict=True))
-    return torch.tensor([rank_correlation(*pair) if len(pair[0]) >= FEWEST else torch.nan for pair in pairs], dtype=torch.float64)
+    return torch.tensor([float(spearman(*pair)) if len(pair[0]) >= FEWEST else torch.nan for pair in pairs], dtype=torch.float64)
 
 
 def _of_others(drop: Table, generator: Generator) -> Table:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..errors import ConfigurationError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..learning.cache import ActivationCache, LearningBatch
-from ..learning.fitting import FitRequest, fit
+from ..learning.fitting import FitRequest, fit, learning_mode
 from ..learning.presets import FlintConfig
 from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude
 from .words import number, percent, plain, table
@@ -137,15 +136,6 @@ class Selection:
         return curves(series, heading=heading, axis="J", vertical="held-out images", mark=self.recommended)
 
 
-@contextmanager
-def _learning(prepared: PreparedClassifier) -> Iterator[None]:
-    """Gradients and float32 whatever the caller's mode is, and the caller's modes and random state afterwards."""
-    with no_trace(prepared.view.model):
-        torch.set_default_dtype(torch.float32)
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-
-
 def _part(cache: ActivationCache, index: Tensor) -> ActivationCache:
     return ActivationCache(cache.select(index), cache.layers, cache.class_ids, cache.classifier)
 
@@ -174,7 +164,7 @@ def _fold(
     prepared: PreparedClassifier, cache: ActivationCache, size: int, config: FlintConfig, parts: tuple[Tensor, Tensor], device: torch.device
 ) -> Evaluation:
     learnt, held_out = parts
-    with _learning(prepared):
+    with no_trace(prepared.view.model), learning_mode():
         result = fit(prepared, size, config, FitRequest((), (), cache=_part(cache, learnt), progress=False), device)
     means = result.survey.class_means.to(device)
     fitted = FittedInterpreter(prepared.view, result.interpreter, prepared.image_shape, prepared.normalization, prepared.class_names, means)

@@ -18,8 +18,7 @@ from ..data import Data
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
-from ..measures import AttributeMoments, attribute_moments, contributions, global_relevance_sums, relevance
-from .estimates import correlation
+from ..measures import AttributeMoments, attribute_moments, contributions, global_relevance_sums, pearson, relevance
 from .words import number, percent, plain, table
 
 SAME = 0.9  # correlation above which two attributes are called the same
@@ -195,7 +194,7 @@ def _pair(
 
 def _over_classes(one: Tensor, other: Tensor) -> float:
     known = ~(one.isnan() | other.isnan())
-    return correlation(one[known], other[known]) if int(known.sum()) > 1 else math.nan
+    return float(pearson(one[known], other[known])) if int(known.sum()) > 1 else math.nan
 
 
 def _check(fits: Sequence[FittedInterpreter]) -> None:

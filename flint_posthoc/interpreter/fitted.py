@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, ViewPass
-from ..data import Batch, Data, batches
+from ..data import Batch, Data, Labels, batches
 from .interpreter import Interpreter
 
 
@@ -59,15 +59,15 @@ class FittedInterpreter:
         """The classifier's outputs behind the class axes."""
         return tuple(range(self.view.num_classes)) if self.view.class_ids is None else self.view.class_ids
 
-    def batches(self, data: Data) -> Iterator[Batch]:
+    def batches(self, data: Data, labels: Labels = "optional") -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
-        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes)
+        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=labels)
 
     @torch.no_grad()
-    def read(self, data: Data) -> Iterator[ReadBatch]:
+    def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:
         """One pass of f and g over ``data``, in f's own precision."""
         with self.view.frozen() as run:
-            for batch in self.batches(data):
+            for batch in self.batches(data, labels):
                 yield self._read(batch, run(batch.images))
 
     def _read(self, batch: Batch, passed: ViewPass) -> ReadBatch:

@@ -45,6 +45,7 @@ class Preparation(NamedTuple):
     image_shape: tuple[int, int, int]
     device: torch.device
     labels: Labels = "optional"
+    bfloat16: bool = False  # f's pass, as autocast does it
 
     def bytes_per_image(self) -> int:
         """Of a cached image, in float32."""
@@ -59,7 +60,7 @@ class Preparation(NamedTuple):
     @torch.no_grad()
     def passes(self, data: Data) -> Iterator[LearningBatch]:
         """One pass of the frozen f over ``data``."""
-        with self.view.frozen() as run:
+        with self.view.frozen(bfloat16=self.bfloat16) as run:
             for batch in self.read(data):
                 result = run(batch.images)
                 classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels)

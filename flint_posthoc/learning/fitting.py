@@ -19,6 +19,7 @@ from ..classifier.prepare import PreparedClassifier
 from ..data import Data, augments, is_one_shot, num_images, shuffles
 from ..errors import ConfigurationError, FlintWarning
 from ..interpreter.interpreter import Interpreter
+from ..precision import PRECISIONS
 from ..storage import fingerprint
 from .cache import ActivationCache, CachedBatches, LearningBatch, LiveBatches, Preparation, Survey
 from .checkpoint import FitCheckpoint
@@ -40,6 +41,7 @@ class FitRequest:
         cache: "auto", "memory", "off", or an ``ActivationCache`` that was built before.
         checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
         joint: whether f learns too.  start: an interpreter to begin with.
+        precision: of f's pass: "auto" (its own), "float32" or "bfloat16".
     """
 
     data: Data
@@ -51,10 +53,13 @@ class FitRequest:
     progress: bool = True
     joint: bool = False
     start: Interpreter | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, ActivationCache) and self.cache not in CACHES:
             raise ConfigurationError(f"cache must be one of {sorted(CACHES)} or an ActivationCache, got {self.cache!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         if self.resume and self.checkpoint_dir is None:
             raise ConfigurationError("resume=True needs checkpoint_dir, the folder that holds the checkpoint")
 
@@ -67,6 +72,14 @@ class FitResult(NamedTuple):
     history: FitHistory
 
 
+@contextlib.contextmanager
+def learning_mode() -> Iterator[None]:
+    """Gradients and float32, whatever the caller's mode is. To be used where the caller's modes are kept."""
+    torch.set_default_dtype(torch.float32)
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, request: FitRequest, device: torch.device) -> FitResult:
     """Learn (Ψ, h, d) for the frozen classifier, or with the classifier. The global random state is reseeded: call it where that is kept.
 
@@ -75,7 +88,7 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     """
     torch.manual_seed(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
-    preparation = preparation_for(interpreter, prepared, device)
+    preparation = preparation_for(interpreter, prepared, device)._replace(bfloat16=request.precision == "bfloat16")
     history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
     if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()

@@ -94,7 +94,7 @@ class JointBatches:
         if number < 0:
             yield from self.preparation.passes(self.data)
             return
-        with self.preparation.view.live() as run:
+        with self.preparation.view.live(bfloat16=self.preparation.bfloat16) as run:
             for batch in self.preparation.read(self.data):
                 yield self._learning(batch, run)
 

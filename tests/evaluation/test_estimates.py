@@ -1,4 +1,4 @@
-"""Ranks, correlations, areas and intervals against loops; tables and JSON of any result."""
+"""Areas and intervals against loops; tables and JSON of any result."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flint_posthoc.evaluation.estimates import auroc, bootstrap, correlation, rank_correlation, ranks
+from flint_posthoc.evaluation.estimates import auroc, bootstrap, paired_interval
 from flint_posthoc.evaluation.words import number, percent, plain, table
 
 pairs = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=20)
@@ -21,18 +21,6 @@ pairs = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, 
 def columns(rows: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     first, second = zip(*rows, strict=True)
     return torch.tensor(first, dtype=torch.float32), torch.tensor(second, dtype=torch.float32)
-
-
-@given(pairs)
-def test_ranks_and_their_correlation_are_the_loops_with_ties(rows: list[tuple[int, int]]) -> None:
-    first, second = columns(rows)
-    assert ranks(first).tolist() == oracles.ranks(first.tolist())
-    found = rank_correlation(first, second)
-    if len(set(first.tolist())) == 1 or len(set(second.tolist())) == 1:
-        assert math.isnan(found)
-        assert math.isnan(correlation(first, second))
-    else:
-        assert found == pytest.approx(oracles.rank_correlation(first.tolist(), second.tolist()), abs=1e-9)
 
 
 @given(pairs)
@@ -61,6 +49,24 @@ def test_what_is_unknown_takes_no_part_in_an_interval() -> None:
     assert math.isnan(bootstrap(torch.tensor([math.nan])).mean)
     assert str(bootstrap(torch.tensor([math.nan]))) == "-"
     assert str(bootstrap(torch.tensor([0.5, 0.5]))) == "+0.50 [+0.50, +0.50]"
+
+
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6))
+def test_the_interval_of_a_paired_difference_is_that_of_a_mean_of_signs(b: int, c: int, both: int, neither: int) -> None:
+    signs = [1.0] * b + [-1.0] * c + [0.0] * (both + neither)
+    found = paired_interval(b, c, len(signs))
+    if not signs:
+        assert math.isnan(found.mean)
+        return
+    mean = oracles.mean(signs)
+    reach = 1.959964 * math.sqrt(oracles.mean([(sign - mean) ** 2 for sign in signs]) / len(signs))
+    expected = (mean, max(-1.0, mean - reach), min(1.0, mean + reach))
+    assert tuple(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_paired_interval_is_about_the_bootstraps() -> None:
+    signs = torch.cat([torch.ones(60), -torch.ones(25), torch.zeros(415)])
+    assert tuple(paired_interval(60, 25, 500)) == pytest.approx(tuple(bootstrap(signs)), abs=0.005)
 
 
 def test_tables_have_columns() -> None:

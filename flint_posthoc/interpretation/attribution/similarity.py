@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...arrays import PerImage
+from ...measures import spearman
 
 WINDOW = 7  # pixels of SSIM's square window, as in scikit-image
 
@@ -23,16 +24,7 @@ def strength(maps: Float[Tensor, "b _ height width"]) -> Heat:
 
 def rank_correlation(one: Heat, other: Heat) -> PerImage:
     """Spearman's of the pixels of each pair of maps; 0 where one of them never varies."""
-    ranks = [torch.stack([_ranks(row) for row in maps.flatten(1)]) for maps in (one, other)]
-    first, second = (rank - rank.mean(dim=1, keepdim=True) for rank in ranks)
-    scale = first.norm(dim=1) * second.norm(dim=1)
-    return ((first * second).sum(dim=1) / torch.where(scale > 0, scale, 1)).float()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Equal values share the mean of their ranks."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
+    return spearman(one.flatten(1), other.flatten(1)).nan_to_num(0).float()
 
 
 def ssim(one: Heat, other: Heat) -> PerImage:
