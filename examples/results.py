@@ -79,10 +79,11 @@ def figures(evaluation: Evaluation) -> dict[str, float | None]:
 
 def summary(runs: Sequence[dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
     """Mean of each measure over seeds, and half the width of its 95 % interval (Student's t); ``None`` for a single seed."""
-    return {name: _mean_and_interval([run[name] for run in runs]) for name in MEASURES}
+    return {name: mean_and_interval([run[name] for run in runs]) for name in MEASURES}
 
 
-def _mean_and_interval(values: Sequence[float | None]) -> dict[str, float | None]:
+def mean_and_interval(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean over seeds, and half the width of its 95 % interval (Student's t); ``None`` where there is none."""
     known = [value for value in values if value is not None]
     if not known:
         return {"mean": None, "interval": None}
@@ -128,12 +129,13 @@ def table(columns: dict[str, dict[str, dict[str, float | None]]]) -> str:
     """A Markdown table, one row a measure and one column a summary."""
     lines = ["| measure | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in MEASURES:
-        cells = [_cell(column[name], name) for column in columns.values()]
+        cells = [with_interval(column[name], name) for column in columns.values()]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(value: dict[str, float | None], name: str) -> str:
+def with_interval(value: dict[str, float | None], name: str) -> str:
+    """A mean with its interval, in words."""
     half = "" if value["interval"] is None else f" ± {text(value['interval'], name)}"
     return text(value["mean"], name) + half
 

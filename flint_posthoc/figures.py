@@ -97,9 +97,16 @@ def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, head
     axes.set_xticks(range(0, num_classes, step), names, fontsize=8, rotation=0 if short else 60, ha="center" if short else "right")
     step = max(1, math.ceil(num_attributes / 130))
     axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in range(0, num_attributes, step)], fontsize=7)
-    figure.colorbar(image, ax=axes, shrink=0.8).set_label("mean relevance r", fontsize=8)
+    relevance_scale(figure, axes, image, "mean relevance r")
     axes.set_title(heading, fontsize=9)
     return figure
+
+
+def relevance_scale(figure: Figure, axes: Any, image: Any, label: str) -> None:
+    """What the colours of ``image`` mean, beside it."""
+    scale = figure.colorbar(image, ax=axes, shrink=0.8)
+    scale.set_label(label, fontsize=8)
+    scale.ax.tick_params(labelsize=7)
 
 
 def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None = None) -> Figure:
@@ -256,6 +263,36 @@ def explained_images(rows: Sequence[ExplainedImage], *, heading: str) -> Figure:
             right.set_title("images on which each is strongest", fontsize=9)
     figure.suptitle(heading, fontsize=11, y=1 - 0.12 / height, va="top")
     return figure
+
+
+class Captioned(NamedTuple):
+    """One place of ``captioned_rows``: an image with what is said of it; a ``warning`` makes that red."""
+
+    pixels: np.ndarray
+    title: str
+    warning: str = ""
+
+
+def captioned_rows(rows: Sequence[Sequence[Captioned]], row_titles: Sequence[str] = (), *, heading: str) -> Figure:
+    """Rows of images, each under words of its own, with perhaps a title a row."""
+    columns, lines = max(map(len, rows)), max(_words(image).count("\n") + 1 for row in rows for image in row)
+    width = 1.2 if lines < 3 else 1.5
+    figure = new_figure(width * columns + 1.1 * bool(row_titles), (1.1 + 0.13 * lines) * len(rows) + 0.6)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for number, row in enumerate(rows):
+        for axes, image in zip(grid[number], row, strict=False):
+            show_image(axes, image.pixels)
+            axes.set_title(_words(image), fontsize=7, pad=3, color=NEGATIVE if image.warning else "black")
+        if row_titles:
+            grid[number, 0].text(-0.2, 0.5, row_titles[number], transform=grid[number, 0].transAxes, ha="right", va="center", fontsize=9)
+    figure.suptitle(heading, fontsize=10)
+    return figure
+
+
+def _words(image: Captioned) -> str:
+    return "\n".join(filter(None, (image.title, image.warning)))
 
 
 def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:

@@ -123,11 +123,27 @@ def _by_design(
     validation = None if request.validation is None else FreshPasses(preparation, request.validation)
     trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, model)
     history = trainer.fit(resume=request.resume)
+    if config.joint.refine_steps:
+        history = history.followed_by(_refine(interpreter, preparation, prepared, config, request))
     samples, after = accuracy_of(preparation, judged)
     account = AccuracyAccount("training" if request.validation is None else "validation", samples, before, after)
     frozen = frozen_parts(model)
     notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
     return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), survey
+
+
+def _refine(
+    interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
+) -> FitHistory:
+    """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
+    settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps)
+    config = dataclasses.replace(config, settings=settings, schedule=config.schedule.at_its_end())
+    cache = "off" if augments(request.data) else "auto"
+    torch.manual_seed(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
+    request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
+    source, survey = _source(preparation, request, config, interpreter.num_attributes)
+    validation = None if request.validation is None else list(preparation.passes(request.validation))
+    return _trainer(interpreter, prepared, source, survey, config, request, validation).fit()
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:

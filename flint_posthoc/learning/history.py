@@ -91,6 +91,12 @@ class FitHistory:
         account = [] if self.account is None else [str(self.account)]
         return "\n".join([*map(str, self.records), *account, *(f"note: {note}" for note in self.notes)])
 
+    def followed_by(self, later: FitHistory) -> FitHistory:
+        """With the records of a fit that went on from this one; epochs and steps count on."""
+        epochs, steps = (self[-1].epoch + 1, self[-1].steps) if self.records else (0, 0)
+        more = (dataclasses.replace(record, epoch=epochs + record.epoch, steps=steps + record.steps) for record in later)
+        return dataclasses.replace(self, records=(*self.records, *more), notes=(*self.notes, *later.notes))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         account = None if self.account is None else dataclasses.asdict(self.account)

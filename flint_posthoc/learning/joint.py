@@ -36,6 +36,8 @@ class JointSettings:
         prediction_loss: L_pred itself, in place of that: (logits (b, C), classes (b,) or shares (b, C)) → a mean.
         gradient_clip: largest norm of the gradient of f and of that of the interpreter; ``None``: as it is.
         keep_best: with validation data, end with the weights of the epoch whose f and g together were best on it.
+        refine_steps: optimiser steps in which the interpreter alone learns on, once f is done: it has only ever seen f in training mode,
+            with dropout and the statistics of mini-batches, and is used on f in evaluation mode. 0: none (the paper).
     """
 
     learning_rate: float = 1e-3
@@ -46,10 +48,13 @@ class JointSettings:
     prediction_loss: PredictionLoss | None = None
     gradient_clip: float | None = None
     keep_best: bool = True
+    refine_steps: int = 0
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.prediction_weight >= 0 and 0 <= self.label_smoothing < 1):
             raise ConfigurationError(f"joint settings need a positive learning_rate, weights >= 0, label_smoothing in [0, 1): {self}")
+        if self.refine_steps < 0:
+            raise ConfigurationError(f"refine_steps must be at least 0, got {self.refine_steps}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigurationError(f"gradient_clip must be positive or None, got {self.gradient_clip}")
         if self.prediction_loss is not None and (self.label_smoothing or self.class_weights):

@@ -310,12 +310,26 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
     assert history.account.data == "validation"
 
 
+def test_refining_brings_the_interpreter_nearer_to_f_as_it_is_used_and_leaves_f_alone() -> None:
+    ends = {}
+    for steps in (0, 40):
+        torch.manual_seed(0)
+        explain = fitted(Normed(), settings=JointSettings(learning_rate=0.02, refine_steps=steps))
+        ends[steps] = state(explain.model), explain.evaluate(PIXELS).kl_divergence, explain.history
+    assert same(ends[0][0], ends[40][0])
+    assert ends[40][1] < ends[0][1]
+    joint_records = len(ends[0][2])
+    assert ends[40][2].records[:joint_records] == ends[0][2].records
+    assert (ends[40][2][-1].steps, ends[40][2][-1].accuracy) == (50, None)
+    assert [record.epoch for record in ends[40][2]] == list(range(len(ends[40][2])))
+
+
 @pytest.mark.parametrize("stop_at", [1, 3])
 def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, stop_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: str, *, resume: bool = False) -> tuple[nn.Module, FlintExplainer]:
         model = Normed()
         model.load_state_dict(start)
-        explain = joint(model.eval(), JointSettings(learning_rate=0.02))
+        explain = joint(model.eval(), JointSettings(learning_rate=0.02, refine_steps=3))
         explain.fit(
             small.loader(PIXELS, TRUTH),
             validation=[(PIXELS, TRUTH)],

@@ -1,0 +1,142 @@
+"""What the terms of the loss and the number of attributes do: η × ζ with the conciseness curves, J, and no autoencoder.
+
+python -m examples.paper.ablations weights --tasks fashion_mnist
+python -m examples.paper.ablations attributes --tasks mnist quickdraw
+python -m examples.paper.ablations autoencoder --tasks quickdraw
+
+Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.paper.cells import cell, fits_of, paper_arguments, quick
+from examples.paper.fits import Fits
+from examples.paper.tasks import Task
+from examples.results import circumstances, figures, text, write
+from flint_posthoc import FlintConfig, LossWeights
+from flint_posthoc.charts import curves
+from flint_posthoc.figures import save
+from flint_posthoc.learning.trainer import FitSettings
+
+Row = dict[str, Any]
+STEPS = 1000  # of every post-hoc fit here: enough to tell variants apart
+DEFAULT = LossWeights()
+ETAS, ZETAS = (0.0, DEFAULT.eta, 0.2, 0.5), (0.0, DEFAULT.zeta, 0.3)
+COLUMNS = ("fidelity", "fidelity_on_errors", "relative_reconstruction_error", "cns_2", "cns_5", "not_alive")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One fit of a table: what differs from the defaults."""
+
+    label: str
+    mode: str = "post-hoc"
+    weights: LossWeights = DEFAULT
+    num_attributes: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where it is kept; one fit may stand in several tables."""
+        changed = {name: value for name, value in self.weights.numbers().items() if value != getattr(DEFAULT, name)}
+        parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
+        return "-".join([self.mode, "ablation", *parts])
+
+    def config(self, task: Task) -> FlintConfig:
+        """By design as long as BASE-f learns."""
+        settings = FitSettings() if self.mode == "joint" else FitSettings(max_steps=STEPS)
+        return dataclasses.replace(task.config(), weights=self.weights, settings=settings)
+
+
+def weightings(task: Task) -> list[Variant]:
+    """η × ζ: the fidelity table, and with ζ = 0 and ours the conciseness curves with and without entropy."""
+    grid = [Variant(f"η {eta:g}, ζ {zeta:g}", weights=LossWeights(eta=eta, zeta=zeta)) for zeta in ZETAS for eta in ETAS]
+    return [*grid, Variant("by design, ζ 0", "joint", LossWeights(zeta=0.0))]
+
+
+def sizes(task: Task) -> list[Variant]:
+    """J = 4, 8 and the paper's."""
+    return [
+        *(Variant(f"J = {size}", num_attributes=size) for size in (4, 8, task.num_attributes)),
+        Variant("by design, J = 4", "joint", num_attributes=4),
+    ]
+
+
+def decoders(task: Task) -> list[Variant]:
+    """With and without the autoencoder's loss."""
+    without = LossWeights(gamma=0.0)
+    return [Variant("with autoencoder"), Variant("without, γ = 0", weights=without), Variant("by design, without", "joint", without)]
+
+
+TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
+    "weights": ("Sparsity against entropy: η × ζ", weightings),
+    "attributes": ("The number of attributes", sizes),
+    "autoencoder": ("Without the autoencoder", decoders),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = paper_arguments(__doc__.splitlines()[0], ["fashion_mnist"])
+    parser.add_argument("table", choices=TABLES)
+    options = parser.parse_args(argv)
+    started, (title, variants) = time.time(), TABLES[options.table]
+    folder, found = options.results / options.table, {}
+    for key in options.tasks:
+        fits = fits_of(options, key)
+        found[key] = {variant.label: row(options, fits, variant) for variant in variants(fits.task)}
+        if options.table == "weights":
+            draw_curves(folder / f"conciseness-{key}.png", found[key])
+    minutes = round(sum(run["minutes"] for runs in found.values() for run in runs.values()))
+    body = "\n\n".join(section(key, runs) for key, runs in found.items())
+    made = circumstances(started, steps=STEPS, seed=0) | {"minutes": minutes}
+    write(folder / "-".join(options.tasks), f"{title}, test images, {STEPS} steps post-hoc", body, {"circumstances": made, "runs": found})
+
+
+def row(options: argparse.Namespace, fits: Fits, variant: Variant) -> Row:
+    """One variant, judged on test images; made where it is not there yet."""
+    settings = {"task": fits.task.key, "fit": variant.folder, "weights": variant.weights.numbers(), **quick(options)}
+    path = options.results / "ablations" / f"{fits.task.key}-{variant.folder}.json"
+    return cell(path, settings, lambda: judged(fits, variant))
+
+
+def judged(fits: Fits, variant: Variant) -> Row:
+    """The figures of one variant, and its losses at the end of learning."""
+    make = fits.by_design if variant.mode == "joint" else fits.post_hoc
+    explain = make(0, name=variant.folder, config=variant.config(fits.task), num_attributes=variant.num_attributes)
+    evaluation, last = explain.evaluate(fits.test), explain.history[-1]
+    losses = {"output_fidelity": last.output_fidelity, "input_fidelity": last.input_fidelity}
+    return {"figures": figures(evaluation), "losses": losses, "evaluation": evaluation.to_dict()}
+
+
+def section(task: str, runs: dict[str, Row]) -> str:
+    """A Markdown table of one task, a row a variant."""
+    heads = [*(name.replace("_", " ") for name in COLUMNS), "L_of", "L_if"]
+    lines = [f"## {task}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for label, run in runs.items():
+        cells = [text(run["figures"][name], name) for name in COLUMNS] + [f"{loss:.4f}" for loss in run["losses"].values()]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw_curves(path: Path, runs: dict[str, Row]) -> None:
+    """CNS over τ for each η, with the entropies and (dashed) without them: Figures 3 and 4 of the paper."""
+    series, dashed = {}, []
+    for eta in ETAS:
+        for zeta in (DEFAULT.zeta, 0.0):
+            label = f"η {eta:g}, ζ {zeta:g}"
+            curve = runs[label]["evaluation"]["conciseness"]
+            series[label] = ([float(tau) for tau in curve], [values["absolute"] for values in curve.values()])
+            dashed += [label] if zeta == 0 else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(curves(series, heading="Conciseness, dashed without the entropies", axis="τ", vertical="CNS", dashed=dashed), path)
+
+
+if __name__ == "__main__":
+    main()

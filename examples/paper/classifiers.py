@@ -1,0 +1,43 @@
+"""BASE-f: the classifier alone, trained as FLINT-f is but for L_int: same data, epochs, batches, optimiser, schedule and precision."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from examples.paper.tasks import Task
+from flint_posthoc.learning.trainer import learning_rate_factor
+
+
+def train(model: nn.Module, task: Task, loader: DataLoader, *, epochs: int) -> nn.Module:
+    """Train ``model`` in place by cross entropy and return it in evaluation mode."""
+    settings = task.config().joint
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    model.train()
+    total = epochs * len(loader)
+    with tqdm(total=total, desc="BASE-f", unit="step") as bar:
+        for epoch in range(epochs):
+            for batch, (images, labels) in enumerate(loader):
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * learning_rate_factor(epoch * len(loader) + batch, total)
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(images.contiguous(memory_format=torch.channels_last))
+                loss = F.cross_entropy(logits.float(), labels)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                bar.update()
+                if batch % 50 == 0:
+                    bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
+    return model.eval()
+
+
+@torch.inference_mode()
+def predictions(model: nn.Module, loader: DataLoader) -> tuple[Tensor, Tensor]:
+    """Predicted and true class of every image, in float32."""
+    columns = [(model(images).argmax(dim=1), labels) for images, labels in loader]
+    predicted, true = (torch.cat(column) for column in zip(*columns, strict=True))
+    return predicted, true

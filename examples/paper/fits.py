@@ -1,0 +1,144 @@
+"""The networks and interpreters that the tables are about: each is made once, kept in a folder, and read from there afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from examples.paper import classifiers
+from examples.paper.datasets import Pictures, batches, shuffled
+from examples.paper.tasks import Task
+from examples.results import some
+from flint_posthoc import ActivationCache, FlintConfig, FlintExplainer
+from flint_posthoc.storage import read_json, read_tensors, write_json, write_tensors
+
+PRECISION = "bfloat16"  # in which f learns, alone and by design; everything is judged in float32
+
+
+class Fits:
+    """Everything that was learnt for one task.
+
+    Args:
+        folder: where it is kept, one folder a seed and fit.
+        images: learn from and judge on about so many images only, for a quick try.  epochs: likewise.
+    """
+
+    def __init__(self, task: Task, data: Path, folder: Path, *, images: int | None = None, epochs: int | None = None) -> None:
+        self.task, self.data, self.folder = task, data, folder / task.key
+        self.images, self.epochs = images, epochs or task.epochs
+        self._caches: dict[int, ActivationCache] = {}
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        return self.task.pictures(self.data)
+
+    @cached_property
+    def train(self) -> DataLoader:
+        """The training images in order."""
+        return batches(some(self.pictures.train, self.images))
+
+    @cached_property
+    def test(self) -> DataLoader:
+        """The test images in order."""
+        return batches(some(self.pictures.test, self.images))
+
+    def shuffled(self) -> DataLoader:
+        """Mini-batches to train f with."""
+        return shuffled(self.train.dataset, self.task.batch_size, flips=self.pictures.flips)
+
+    def minutes(self, seed: int, name: str) -> float:
+        """What a fit took; of one that is there."""
+        return float(read_json(self._place(seed, name) / "made.json")["minutes"])
+
+    def has_base(self, seed: int) -> bool:
+        """Whether BASE-f of a seed is there already."""
+        return (self._place(seed, "base") / "made.json").exists()
+
+    def base(self, seed: int) -> nn.Module:
+        """BASE-f: the classifier alone."""
+        place = self._place(seed, "base")
+        model = self._fresh(seed)
+
+        def make() -> None:
+            classifiers.train(model, self.task, self.shuffled(), epochs=self.epochs)
+            write_tensors(place / "model.safetensors", model.state_dict())
+
+        self._once(place, make)
+        model.load_state_dict(read_tensors(place / "model.safetensors").tensors)
+        return model.eval()
+
+    def post_hoc(
+        self,
+        seed: int,
+        *,
+        name: str = "post-hoc",
+        config: FlintConfig | None = None,
+        num_attributes: int | None = None,
+        base_seed: int | None = None,
+    ) -> FlintExplainer:
+        """An interpreter of the BASE-f of ``base_seed`` (``None``: of ``seed``); ``name`` tells fits of one seed apart."""
+        place = self._place(seed, name)
+        base = seed if base_seed is None else base_seed
+        explain = self._explainer(self.base(base), config, num_attributes)
+
+        def make() -> None:
+            explain.fit(self.train, seed=seed, cache=self._cache(base, explain))
+            explain.save_pretrained(place / "interpreter")
+
+        self._once(place, make)
+        return FlintExplainer.from_pretrained(place / "interpreter", self.base(base))
+
+    def by_design(
+        self, seed: int, *, name: str = "joint", config: FlintConfig | None = None, num_attributes: int | None = None
+    ) -> FlintExplainer:
+        """FLINT-f and FLINT-g, learnt together from where BASE-f of this seed started."""
+        place = self._place(seed, name)
+
+        def make() -> None:
+            explain = self._explainer(self._fresh(seed), config, num_attributes)
+            explain.joint = True
+            explain.fit(self.shuffled(), epochs=self.epochs, seed=seed, precision=PRECISION)
+            explain.save_pretrained(place / "interpreter")
+
+        self._once(place, make)
+        return FlintExplainer.from_pretrained(place / "interpreter", self._fresh(seed), load_classifier=True)
+
+    def _fresh(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return self.task.network()
+
+    def _explainer(self, model: nn.Module, config: FlintConfig | None, num_attributes: int | None) -> FlintExplainer:
+        return FlintExplainer(
+            model,
+            layers=self.task.layers,
+            num_attributes=num_attributes or self.task.num_attributes,
+            class_names=self.pictures.class_names,
+            normalization=self.pictures.normalization,
+            config=config or self.task.config(),
+        )
+
+    def _cache(self, seed: int, explain: FlintExplainer) -> ActivationCache | str:
+        """f's activations for Ψ of the default grid are read once for all fits of a seed; another Ψ reads its own."""
+        if explain.config.interpreter != FlintConfig().interpreter:
+            return "auto"
+        if seed not in self._caches:
+            self._caches = {seed: explain.cache(self.train)}
+        return self._caches[seed]
+
+    def _place(self, seed: int, name: str) -> Path:
+        return self.folder / f"seed-{seed}" / name
+
+    def _once(self, place: Path, make: Callable[[], None]) -> None:
+        if (place / "made.json").exists():
+            return
+        place.mkdir(parents=True, exist_ok=True)
+        print(f"making {place}", flush=True)
+        started = time.time()
+        make()
+        write_json(place / "made.json", {"minutes": (time.time() - started) / 60, "threads": torch.get_num_threads()})
