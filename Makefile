@@ -50,6 +50,44 @@ pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what doe
 report: $(TEST_INSTALLED)  ## the report on SqueezeNet, after imagenette, and the README's picture of it (5 minutes)
 	$(BIN)/python -m examples.report.run --data $(DATA)
 
+# --- the paper's experiments; stopped ones go on where they were; OUTPUT=folder that holds the networks ---
+
+OUTPUT ?= flint-paper
+PAPER = $(BIN)/python -m examples.paper
+PAPER_PLACES = --data $(DATA) --output $(OUTPUT)
+
+.PHONY: paper paper-grey paper-quickdraw paper-cifar10 paper-recipes paper-ablations paper-questions paper-figures
+
+paper: paper-grey paper-quickdraw paper-cifar10 paper-recipes paper-ablations paper-questions paper-figures  ## all tables and figures of the paper (a night)
+
+paper-grey: $(INSTALLED)  ## accuracy and fidelity on MNIST and FashionMNIST, three seeds (2 hours)
+	$(PAPER).fidelity --tasks mnist fashion_mnist --seeds 0 1 2 $(PAPER_PLACES)
+
+paper-quickdraw: $(INSTALLED)  ## the same on QuickDraw, one seed (an hour)
+	$(PAPER).fidelity --tasks quickdraw $(PAPER_PLACES)
+
+paper-cifar10: $(INSTALLED)  ## the same on CIFAR-10, one seed (2 hours)
+	$(PAPER).fidelity --tasks cifar10 $(PAPER_PLACES)
+
+paper-recipes: $(INSTALLED)  ## the authors' and the paper's settings on the same data, one seed
+	$(PAPER).fidelity --tasks mnist fashion_mnist quickdraw --recipe authors $(PAPER_PLACES)
+	$(PAPER).fidelity --tasks mnist quickdraw --recipe paper $(PAPER_PLACES)
+
+paper-ablations: $(INSTALLED)  ## eta against zeta with the conciseness curves, J, and no autoencoder
+	$(PAPER).ablations weights --tasks fashion_mnist $(PAPER_PLACES)
+	$(PAPER).ablations attributes --tasks mnist quickdraw $(PAPER_PLACES)
+	$(PAPER).ablations autoencoder --tasks fashion_mnist quickdraw $(PAPER_PLACES)
+
+paper-questions: $(INSTALLED)  ## top-k agreement, disagreement, shuffling, faithfulness, stability
+	$(PAPER).questions agreement $(PAPER_PLACES)
+	$(PAPER).questions disagreement $(PAPER_PLACES)
+	$(PAPER).questions shuffling $(PAPER_PLACES)
+	$(PAPER).questions faithfulness $(PAPER_PLACES)
+	$(PAPER).questions stability --tasks mnist fashion_mnist --seeds 0 1 2 $(PAPER_PLACES)
+
+paper-figures: $(INSTALLED)  ## relevance maps, samples by class, pairs with and without autoencoder, J = 4, disagreeing samples
+	$(PAPER).figures --tasks fashion_mnist quickdraw $(PAPER_PLACES)
+
 .PHONY: readme-picture
 readme-picture: $(INSTALLED)  ## make the README's picture again
 	$(BIN)/flint-posthoc demo

@@ -1,6 +1,6 @@
 """The paper's quantities as pure functions of tensors: contributions, relevance, conciseness, alive and duplicate attributes; ranks too.
 
-Letters as in DESIGN.md part 2: φ attributes (b, J), W weight (C, J), b bias (C,), α contributions, r relevance.
+Letters as in docs/method.md: φ attributes (b, J), W weight (C, J), b bias (C,), α contributions, r relevance.
 Nothing here loops over samples; what runs over a data set is returned as sums that can be added up.
 """
 
@@ -146,7 +146,7 @@ class AttributeStatus:
 def classify_attributes(
     relevant_counts: PerAttributeCount, samples: int, correlation: Correlation, fired_counts: PerAttributeCount
 ) -> AttributeStatus:
-    """Sort attributes by DESIGN.md part 2: alive where |r_j| > 0.2 on at least 0.1 % of ``samples``, otherwise dead.
+    """Sort attributes by docs/method.md: alive where |r_j| > 0.2 on at least 0.1 % of ``samples``, otherwise dead.
 
     Of alive attributes that correlate above 0.95 the one relevant on most samples stays live (ties: the lower index),
     and those that correlate with one that stays are duplicates.

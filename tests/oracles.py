@@ -1,4 +1,4 @@
-"""The mathematics of DESIGN.md part 3 once more, slowly and obviously: Python floats and loops, arguments are nested lists or numpy arrays.
+"""The mathematics of docs/method.md once more, slowly and obviously: Python floats and loops, arguments are nested lists or numpy arrays.
 
 Nothing here imports flint_posthoc. Tests compare fast code with it; ``rows`` turns a tensor into what it takes.
 """

@@ -13,6 +13,7 @@ from flint_posthoc import FlintExplainer
 from flint_posthoc.interpreter.attributes import AttributeNetworkConfig
 from flint_posthoc.interpreter.decoder import DecoderConfig
 from flint_posthoc.interpreter.interpreter import InterpreterConfig
+from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.presets import FlintConfig
 from flint_posthoc.learning.trainer import FitSettings
 
@@ -25,7 +26,11 @@ INTERPRETER = InterpreterConfig(
     initial_bias=0.5,
     centre_head=True,
 )
-CONFIG = FlintConfig(interpreter=INTERPRETER, settings=FitSettings(batch_size=8, max_steps=12, learning_rate=2e-3))
+CONFIG = FlintConfig(
+    interpreter=INTERPRETER,
+    settings=FitSettings(batch_size=8, max_steps=12, learning_rate=2e-3),
+    joint=JointSettings(refine_steps=0),
+)
 
 
 class Tiny(nn.Module):

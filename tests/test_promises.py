@@ -1,4 +1,4 @@
-"""DESIGN.md part 4 through the public face, for a CNN, a ResNet, a MobileNet, a ViT, a Swin and two real checkpoints."""
+"""What the plugin promises, through the public face, for a CNN, a ResNet, a MobileNet, a ViT, a Swin and two real checkpoints."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

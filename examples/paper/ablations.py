@@ -3,6 +3,7 @@
 python -m examples.paper.ablations weights --tasks fashion_mnist
 python -m examples.paper.ablations attributes --tasks mnist quickdraw
 python -m examples.paper.ablations autoencoder --tasks quickdraw
+python -m examples.paper.ablations choices --tasks mnist fashion_mnist quickdraw --validation
 
 Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each.
 """
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.paper.cells import cell, fits_of, paper_arguments, quick
+from examples.paper.cells import cell, fits_of, paper_arguments, quick, table_name
 from examples.paper.fits import Fits
 from examples.paper.tasks import Task
 from examples.results import circumstances, figures, text, write
-from flint_posthoc import FlintConfig, LossWeights
+from flint_posthoc import FlintConfig, JointSettings, LossWeights
 from flint_posthoc.charts import curves
 from flint_posthoc.figures import save
 from flint_posthoc.learning.trainer import FitSettings
@@ -41,18 +42,22 @@ class Variant:
     mode: str = "post-hoc"
     weights: LossWeights = DEFAULT
     num_attributes: int | None = None
+    refine_steps: int = JointSettings().refine_steps
 
     @property
     def folder(self) -> str:
         """Where it is kept; one fit may stand in several tables."""
         changed = {name: value for name, value in self.weights.numbers().items() if value != getattr(DEFAULT, name)}
         parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
+        parts += [] if self.refine_steps == JointSettings().refine_steps else [f"refine{self.refine_steps}"]
         return "-".join([self.mode, "ablation", *parts])
 
     def config(self, task: Task) -> FlintConfig:
         """By design as long as BASE-f learns."""
         settings = FitSettings() if self.mode == "joint" else FitSettings(max_steps=STEPS)
-        return dataclasses.replace(task.config(), weights=self.weights, settings=settings)
+        known = task.config()
+        joint = dataclasses.replace(known.joint, refine_steps=self.refine_steps)
+        return dataclasses.replace(known, weights=self.weights, settings=settings, joint=joint)
 
 
 def weightings(task: Task) -> list[Variant]:
@@ -75,10 +80,21 @@ def decoders(task: Task) -> list[Variant]:
     return [Variant("with autoencoder"), Variant("without, γ = 0", weights=without), Variant("by design, without", "joint", without)]
 
 
+def choices(task: Task) -> list[Variant]:
+    """What the defaults were chosen among, with --validation."""
+    changes = ({}, {"eta": 0.1}, {"eta": 0.2}, {"zeta": 0.2}, {"zeta": 0.3}, {"eta": 0.2, "zeta": 0.2}, {"beta": 4.0})
+    alone = [
+        Variant(", ".join(f"{name} {value:g}" for name, value in change.items()) or "defaults", weights=LossWeights(**change))
+        for change in changes
+    ]
+    return [*alone, Variant("by design", "joint"), Variant("by design, not refined", "joint", refine_steps=0)]
+
+
 TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
     "weights": ("Sparsity against entropy: η × ζ", weightings),
     "attributes": ("The number of attributes", sizes),
     "autoencoder": ("Without the autoencoder", decoders),
+    "choices": ("Among what the defaults were chosen", choices),
 }
 
 
@@ -92,17 +108,18 @@ def main(argv: list[str] | None = None) -> None:
         fits = fits_of(options, key)
         found[key] = {variant.label: row(options, fits, variant) for variant in variants(fits.task)}
         if options.table == "weights":
-            draw_curves(folder / f"conciseness-{key}.png", found[key])
+            draw_curves(folder / f"conciseness-{fits.key}.png", found[key])
     minutes = round(sum(run["minutes"] for runs in found.values() for run in runs.values()))
     body = "\n\n".join(section(key, runs) for key, runs in found.items())
     made = circumstances(started, steps=STEPS, seed=0) | {"minutes": minutes}
-    write(folder / "-".join(options.tasks), f"{title}, test images, {STEPS} steps post-hoc", body, {"circumstances": made, "runs": found})
+    judged_on = "validation split" if options.validation else "test images"
+    write(folder / table_name(options), f"{title}, {judged_on}, {STEPS} steps post-hoc", body, {"circumstances": made, "runs": found})
 
 
 def row(options: argparse.Namespace, fits: Fits, variant: Variant) -> Row:
     """One variant, judged on test images; made where it is not there yet."""
     settings = {"task": fits.task.key, "fit": variant.folder, "weights": variant.weights.numbers(), **quick(options)}
-    path = options.results / "ablations" / f"{fits.task.key}-{variant.folder}.json"
+    path = options.results / "ablations" / f"{fits.key}-{variant.folder}.json"
     return cell(path, settings, lambda: judged(fits, variant))
 
 

@@ -39,16 +39,22 @@ def paper_arguments(description: str, tasks: list[str], **defaults: Any) -> argp
     parser = arguments(description, output=Path("flint-paper"), **defaults)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=tasks)
     parser.add_argument("--epochs", type=int, help="passes over the data while f learns, for a quick try")
+    parser.add_argument("--validation", action="store_true", help="judge on every sixth training image, learn from the rest")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the tables")
     return parser
 
 
 def fits_of(options: argparse.Namespace, key: str) -> Fits:
     """The fits of one task, as the options say."""
-    return Fits(TASKS[key], options.data, options.output, images=options.images, epochs=options.epochs)
+    return Fits(TASKS[key], options.data, options.output, images=options.images, epochs=options.epochs, validation=options.validation)
+
+
+def table_name(options: argparse.Namespace, *more: str) -> str:
+    """The folder of a table that is about several tasks."""
+    return "-".join([*options.tasks, *more, *(["validation"] if options.validation else [])])
 
 
 def quick(options: argparse.Namespace) -> dict[str, int]:
-    """What makes a figure another one: the options of a quick try, where they are given."""
-    found = {"images": options.images, "epochs": options.epochs}
+    """What makes a figure another one: the options of a quick try and of the validation split, where they are given."""
+    found = {"images": options.images, "epochs": options.epochs, "validation": options.validation or None}
     return {name: value for name, value in found.items() if value is not None}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from examples.paper.cells import cell, fits_of, paper_arguments, quick
+from examples.paper.cells import cell, fits_of, paper_arguments, quick, table_name
 from examples.paper.fits import Fits
 from examples.results import circumstances, figures, mean_and_interval, text, with_interval, write
 from flint_posthoc import FlintConfig, FlintExplainer
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     cells = [run for modes in found.values() for runs in modes.values() for run in runs]
     made = circumstances(started, recipe=options.recipe, seeds=options.seeds) | {"minutes": round(sum(run["minutes"] for run in cells))}
     body = "\n\n".join(section(mode, {key: modes[mode] for key, modes in found.items()}, options.recipe) for mode in options.modes)
-    name = "-".join([*options.tasks, *([] if options.recipe == "ours" else [options.recipe])])
+    name = table_name(options, *([] if options.recipe == "ours" else [options.recipe]))
     title = f"Accuracy and fidelity, {'our defaults' if options.recipe == 'ours' else f'settings: {options.recipe}'}"
     write(options.results / "fidelity" / name, title, body, {"circumstances": made, "runs": found})
 
@@ -92,7 +92,7 @@ def row(options: argparse.Namespace, fits: Fits, mode: str, seed: int) -> Row:
     recipe = options.recipe
     name = mode if recipe == "ours" else f"{mode}-{recipe}"
     settings = {"task": fits.task.key, "mode": mode, "recipe": recipe, "seed": seed, **quick(options)}
-    path = options.results / "fidelity" / "cells" / f"{fits.task.key}-{name}-{seed}.json"
+    path = options.results / "fidelity" / "cells" / f"{fits.key}-{name}-{seed}.json"
     return cell(path, settings, lambda: judged(fits, mode, name, RECIPES[recipe](fits.task.key), seed))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from examples.paper import classifiers
-from examples.paper.datasets import Pictures, batches, shuffled
+from examples.paper.datasets import Pictures, batches, shuffled, validation_split
 from examples.paper.tasks import Task
 from examples.results import some
 from flint_posthoc import ActivationCache, FlintConfig, FlintExplainer
@@ -27,11 +27,22 @@ class Fits:
     Args:
         folder: where it is kept, one folder a seed and fit.
         images: learn from and judge on about so many images only, for a quick try.  epochs: likewise.
+        validation: judge on every sixth training image, and learn from the others: for choosing settings.
     """
 
-    def __init__(self, task: Task, data: Path, folder: Path, *, images: int | None = None, epochs: int | None = None) -> None:
-        self.task, self.data, self.folder = task, data, folder / task.key
-        self.images, self.epochs = images, epochs or task.epochs
+    def __init__(
+        self,
+        task: Task,
+        data: Path,
+        folder: Path,
+        *,
+        images: int | None = None,
+        epochs: int | None = None,
+        validation: bool = False,
+    ) -> None:
+        self.key = f"{task.key}-validation" if validation else task.key
+        self.task, self.data, self.folder = task, data, folder / self.key
+        self.images, self.epochs, self.validation = images, epochs or task.epochs, validation
         self._caches: dict[int, ActivationCache] = {}
 
     @cached_property
@@ -41,12 +52,16 @@ class Fits:
     @cached_property
     def train(self) -> DataLoader:
         """The training images in order."""
-        return batches(some(self.pictures.train, self.images))
+        return batches(some(self._parts[0], self.images))
 
     @cached_property
     def test(self) -> DataLoader:
-        """The test images in order."""
-        return batches(some(self.pictures.test, self.images))
+        """The images to judge on, in order: of the test, or of the validation split."""
+        return batches(some(self._parts[1], self.images))
+
+    @cached_property
+    def _parts(self) -> tuple[Dataset, Dataset]:
+        return validation_split(self.pictures) if self.validation else (self.pictures.train, self.pictures.test)
 
     def shuffled(self) -> DataLoader:
         """Mini-batches to train f with."""

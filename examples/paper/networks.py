@@ -1,4 +1,4 @@
-"""The paper's classifiers (seeds/001; sizes in its authors' programme), and the layers that it taps."""
+"""The paper's classifiers (first version; sizes in its authors' programme), and the layers that it taps."""
 
 from __future__ import annotations
 

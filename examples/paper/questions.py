@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from examples.paper.cells import cell, fits_of, paper_arguments, quick
+from examples.paper.cells import cell, fits_of, paper_arguments, quick, table_name
 from examples.paper.datasets import DATASETS, batches
 from examples.paper.fidelity import MODES
 from examples.paper.fits import Fits
@@ -83,9 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     found = {f"{key}, {MODES[mode]}": answered(options, folder, key, mode) for key in options.tasks for mode in modes}
     body = "\n\n".join(f"## {name}\n\n```\n{known['text']}\n```" for name, known in found.items())
     made = circumstances(started, seeds=options.seeds) | {"minutes": round(sum(known["minutes"] for known in found.values()), 1)}
-    write(
-        folder / "-".join(options.tasks), (QUESTIONS[options.question].__doc__ or "").strip(), body, {"circumstances": made, "runs": found}
-    )
+    write(folder / table_name(options), (QUESTIONS[options.question].__doc__ or "").strip(), body, {"circumstances": made, "runs": found})
 
 
 def answered(options: argparse.Namespace, folder: Path, key: str, mode: str) -> dict[str, Any]:
@@ -96,11 +94,11 @@ def answered(options: argparse.Namespace, folder: Path, key: str, mode: str) -> 
     def ask() -> dict[str, Any]:
         answer = QUESTIONS[options.question](fits, fit(fits, mode, options.seeds[0]), mode, options.seeds)
         folder.mkdir(parents=True, exist_ok=True)
-        save(answer.plot(), folder / f"{key}-{mode}.png")
+        save(answer.plot(), folder / f"{fits.key}-{mode}.png")
         print(answer, flush=True)
         return {"text": str(answer), "answer": answer.to_dict()}
 
-    return cell(folder / f"{key}-{mode}.json", settings, ask)
+    return cell(folder / f"{fits.key}-{mode}.json", settings, ask)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Task:
 
 _LENET = partial(Task, network=LeNet, layers=("relu2",), num_attributes=25, epochs=12, batch_size=128, learning_rate=1e-3)
 _RESNET = partial(Task, layers=("layer3", "layer4.0"), batch_size=128, learning_rate=1e-3)
-# FACTS.md part 2: J, the taps and Ψ's 256 maps. The authors' programme: 51 epochs, learning rate 2e-4; batches of 16, larger here because
+# The authors' programme: J, Ψ's 256 maps, 51 epochs, learning rate 2e-4; batches of 16, larger here because
 # diversity is over a batch. An InterpreterConfig cannot say their decoder of upsampling + Conv-BN-ReLU:
 # here d has transposed convolutions and no batch norm, and gives 56 pixels. Nothing was tuned or measured: the data was not at hand.
 _CUB = partial(

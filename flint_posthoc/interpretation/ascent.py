@@ -1,4 +1,4 @@
-"""Gradient ascent on an attribute: settings, presets, the objective and the climb (paper, section 4.2; DESIGN.md part 3).
+"""Gradient ascent on an attribute: settings, presets, the objective and the climb (paper, section 4.2; docs/method.md).
 
     λ_φ φ_j(x) - λ_tv TV(x) - λ_bo Bo(x)
 

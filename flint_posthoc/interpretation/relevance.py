@@ -177,7 +177,7 @@ class Explanation(NamedTuple):
 
 
 def explain_attributes(attributes: Attributes, weight: Weight, bias: Bias, classes: ClassIndex) -> Explanation:
-    """α_{j,c,x}, r_{j,x} and the bias share for the class of each image (DESIGN.md part 2)."""
+    """α_{j,c,x}, r_{j,x} and the bias share for the class of each image (docs/method.md)."""
     alpha = contributions(attributes, weight, classes)
     return Explanation(alpha, relevance(alpha), bias_share(alpha, bias[classes]))
 

@@ -11,7 +11,7 @@ from ..arrays import Attributes, Images
 from ..errors import ConfigurationError
 from .attributes import SMALL_IMAGE
 
-SMALL_LIMIT, LARGE_LIMIT = 32, 56  # longest side of a reconstruction of small images, of larger ones (DESIGN.md part 3)
+SMALL_LIMIT, LARGE_LIMIT = 32, 56  # longest side of a reconstruction of small images, of larger ones (docs/method.md)
 
 
 def decoder_resolution(height: int, width: int, limit: int | None = None) -> tuple[int, int]:

@@ -95,7 +95,7 @@ class Interpreter(nn.Module):
 
     @torch.no_grad()
     def centre_head(self) -> None:
-        """Store h class-centred: softmax does not change, relevance no longer depends on an arbitrary k_j (DESIGN.md part 2)."""
+        """Store h class-centred: softmax does not change, relevance no longer depends on an arbitrary k_j (docs/method.md)."""
         weight, bias = class_centred(self.head.weight, self.head.bias)
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)

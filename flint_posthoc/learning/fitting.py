@@ -29,6 +29,7 @@ from .presets import FlintConfig
 from .trainer import BatchSource, Trainer
 
 MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
+REFINE_RATE = 0.5  # of the learning rate, once f is done: at the full one g forgets what it had
 INITIAL_IMAGES = 1024  # that the data-dependent initialisation looks at, at most
 
 
@@ -136,7 +137,8 @@ def _refine(
     interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
 ) -> FitHistory:
     """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
-    settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps)
+    rate = REFINE_RATE * config.settings.learning_rate
+    settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps, learning_rate=rate)
     config = dataclasses.replace(config, settings=settings, schedule=config.schedule.at_its_end())
     cache = "off" if augments(request.data) else "auto"
     torch.manual_seed(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way

@@ -1,4 +1,4 @@
-"""The terms of L_int, each a mean over what DESIGN.md part 3 says, and their weights."""
+"""The terms of L_int, each a mean over what docs/method.md says, and their weights."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _RESNET18 = dataclasses.replace(
 )
 _NETWORKS = {"mnist": _LENET, "fashion_mnist": _LENET, "quickdraw": _RESNET18, "cifar10": _RESNET18}
 
-_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, keep_best=False)
+_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, keep_best=False, refine_steps=0)
 
 
 def _settings(epochs: int, batch_size: int) -> FitSettings:
@@ -64,7 +64,7 @@ def _settings(epochs: int, batch_size: int) -> FitSettings:
     )
 
 
-# seeds/001, "Hyperparameter tuning": η is the weight of l1 summed over J, which is J times its mean; Algorithm 1 gives the epochs.
+# "Hyperparameter tuning" of the first version: η is the weight of l1 summed over J, so J times that of its mean; epochs from Algorithm 1.
 _PAPER = {
     "mnist": (LossWeights(beta=0.5, gamma=0.8, delta=0.2, zeta=1.0, mu=1.0, eta=0.5 * 25), _settings(12, 16)),
     "quickdraw": (LossWeights(beta=0.1, gamma=5.0, delta=0.1, zeta=1.0, mu=2.0, eta=3.0 * 24), _settings(12, 64)),
@@ -82,7 +82,7 @@ def paper_v1(dataset: str) -> FlintConfig:
     return FlintConfig(_NETWORKS[dataset], settings, weights, _PAPER_SCHEDULE, _PLAIN_ADAM)
 
 
-# FACTS.md part 2, the authors' programme: l1 as a mean over batch and J, the diversity weight fixed at 1; epochs here count from 0.
+# The authors' programme: l1 as a mean over batch and J, the diversity weight fixed at 1; epochs here count from 0.
 _AUTHORS = {
     "mnist": (
         LossWeights(beta=0.5, gamma=0.8, delta=1.0, eta=0.1, zeta=0.2, mu=1.0),

@@ -29,8 +29,13 @@ PIXELS = small.images(40)
 TRUTH = small.labels(small.tiny(), PIXELS)
 
 
+def quick(**settings: Any) -> JointSettings:
+    """Without the steps at the end, unless they are asked for."""
+    return JointSettings(**{"refine_steps": 0, **settings})
+
+
 def joint(model: nn.Module | None = None, settings: JointSettings | None = None, **more: Any) -> FlintExplainer:
-    config = small.CONFIG if settings is None else dataclasses.replace(small.CONFIG, joint=settings)
+    config = dataclasses.replace(small.CONFIG, joint=settings or quick())
     return small.explainer(model, joint=True, config=config, **more)
 
 
@@ -114,7 +119,7 @@ def test_one_step_moves_along_the_gradient_of_l_pred_plus_l_int(monkeypatch: pyt
 
 def test_it_learns_what_a_frozen_classifier_cannot() -> None:
     model = small.tiny(seed=5)
-    explain = joint(model, JointSettings(learning_rate=2e-2))
+    explain = joint(model, quick(learning_rate=2e-2))
     history = explain.fit(small.loader(PIXELS, TRUTH), max_steps=200, progress=False)
     assert history.account.after > history.account.before + 0.15
     assert history[-1].accuracy > history[0].accuracy
@@ -133,7 +138,7 @@ def test_batch_norm_and_dropout_are_in_training_mode_while_it_learns_and_as_befo
 
 
 def test_post_hoc_reads_no_joint_setting() -> None:
-    plain, told = small.explainer(), small.explainer(config=dataclasses.replace(small.CONFIG, joint=JointSettings(learning_rate=0.5)))
+    plain, told = small.explainer(), small.explainer(config=dataclasses.replace(small.CONFIG, joint=quick(learning_rate=0.5)))
     for explain in (plain, told):
         explain.fit(PIXELS, progress=False)
     assert small.weights(plain) == small.weights(told)
@@ -227,11 +232,11 @@ def test_one_hot_labels_are_labels() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        JointSettings(label_smoothing=0.2),
-        JointSettings(class_weights=(1.0, 2.0, 0.5, 0.0)),
-        JointSettings(prediction_weight=0.0),
-        JointSettings(prediction_loss=lambda logits, labels: F.multi_margin_loss(logits, labels)),
-        JointSettings(gradient_clip=1e-3),
+        quick(label_smoothing=0.2),
+        quick(class_weights=(1.0, 2.0, 0.5, 0.0)),
+        quick(prediction_weight=0.0),
+        quick(prediction_loss=lambda logits, labels: F.multi_margin_loss(logits, labels)),
+        quick(gradient_clip=1e-3),
     ],
 )
 def test_every_setting_is_heard(settings: JointSettings) -> None:
@@ -244,11 +249,11 @@ def test_every_setting_is_heard(settings: JointSettings) -> None:
 def test_label_smoothing_and_class_weights_are_torchs() -> None:
     logits, kind = torch.randn(6, 4), small.fitted().fitted.view.kind
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    settings = JointSettings(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5, 1.0))
+    settings = quick(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5, 1.0))
     expected = F.cross_entropy(logits, labels, torch.tensor([1.0, 2.0, 0.5, 1.0]), label_smoothing=0.1)
     assert settings.loss(kind, logits, labels) == expected
     with pytest.raises(ConfigurationError, match="2 class weights for 4 classes"):
-        JointSettings(class_weights=(1.0, 2.0)).loss(kind, logits, labels)
+        quick(class_weights=(1.0, 2.0)).loss(kind, logits, labels)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +305,7 @@ def test_a_class_without_images_is_no_obstacle() -> None:
 
 def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
     model = small.tiny()
-    explain = joint(model, JointSettings(learning_rate=0.05))
+    explain = joint(model, quick(learning_rate=0.05))
     held_out = [(small.images(60, seed=3), small.labels(small.tiny(), small.images(60, seed=3)))]
     history = explain.fit(small.loader(PIXELS, TRUTH), validation=held_out, max_steps=50, progress=False)
     scores = [record.validation_accuracy + record.validation_fidelity for record in history]
@@ -314,7 +319,7 @@ def test_refining_brings_the_interpreter_nearer_to_f_as_it_is_used_and_leaves_f_
     ends = {}
     for steps in (0, 40):
         torch.manual_seed(0)
-        explain = fitted(Normed(), settings=JointSettings(learning_rate=0.02, refine_steps=steps))
+        explain = fitted(Normed(), settings=quick(learning_rate=0.02, refine_steps=steps))
         ends[steps] = state(explain.model), explain.evaluate(PIXELS).kl_divergence, explain.history
     assert same(ends[0][0], ends[40][0])
     assert ends[40][1] < ends[0][1]
@@ -329,7 +334,7 @@ def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, st
     def run(folder: str, *, resume: bool = False) -> tuple[nn.Module, FlintExplainer]:
         model = Normed()
         model.load_state_dict(start)
-        explain = joint(model.eval(), JointSettings(learning_rate=0.02, refine_steps=3))
+        explain = joint(model.eval(), quick(learning_rate=0.02, refine_steps=3))
         explain.fit(
             small.loader(PIXELS, TRUTH),
             validation=[(PIXELS, TRUTH)],

@@ -11,12 +11,12 @@ from flint_posthoc.learning import presets
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig
 
-# seeds/001, "Hyperparameter tuning" (η there is the weight of a sum over J = 25 and 24; ours of a mean)
+# The paper, first version, "Hyperparameter tuning" (η there is the weight of a sum over J = 25 and 24; ours of a mean)
 PAPER = {
     "mnist": {"beta": 0.5, "gamma": 0.8, "delta": 0.2, "zeta": 1, "mu": 1, "eta": 0.5 * 25},
     "quickdraw": {"beta": 0.1, "gamma": 5.0, "delta": 0.1, "zeta": 1, "mu": 2, "eta": 3 * 24},
 }
-# FACTS.md part 2, the authors' table: (γ, β, δη, δζ, batch, epochs) and the epoch, from 1, in which each starts
+# The authors' table: (γ, β, δη, δζ, batch, epochs) and the epoch, from 1, in which each starts
 AUTHORS = {
     "mnist": ((0.8, 0.5, 0.1, 0.2, 16, 12), {"gamma": 1, "beta": 3, "eta": 3, "zeta": 5}, "l2"),
     "fashion_mnist": ((0.8, 0.5, 0.1, 0.2, 16, 12), {"gamma": 1, "beta": 3, "eta": 3, "zeta": 5}, "l2"),
@@ -80,7 +80,7 @@ def test_a_typo_is_told_what_there_is(preset: Any) -> None:
 
 
 def learnt(interpreter: Interpreter) -> list[str]:
-    """Every layer with weights, as FACTS.md part 2 writes it."""
+    """Every layer with weights, as the authors' programme has it."""
     found = []
     for module in interpreter.modules():
         if isinstance(module, nn.Linear):
