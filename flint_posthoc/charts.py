@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .figures import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, Figure, new_figure, shorten
+from .figures import ACCENT, DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, Figure, new_figure, relevance_scale, shorten
 
 COLOURS = (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#CC79A7", "#E69F00")
 LONG_LABEL = 44
@@ -49,6 +50,33 @@ def count_matrix(counts: np.ndarray, names: Sequence[str], *, heading: str) -> F
     axes.set_xticks(ticks, [shorten(names[tick], 18) for tick in ticks], rotation=60, ha="right")
     axes.set_yticks(ticks, [shorten(names[tick], 18) for tick in ticks])
     _plain_axes(axes, heading, "interpreter", "classifier")
+    return figure
+
+
+def sample_heatmap(relevance: np.ndarray, groups: Sequence[str], marked: np.ndarray, *, heading: str, axis: str) -> Figure:
+    """Relevance (J, N) of single samples, a row an attribute and a column a sample; neighbours of one group share its name, ``marked``
+    samples (N,) have a triangle above.
+    """
+    num_attributes, samples = relevance.shape
+    figure = new_figure(min(20, 0.09 * samples + 2.4), min(30, 0.16 * num_attributes + 2.4))
+    axes = figure.subplots()
+    image = axes.imshow(relevance, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    for place in np.flatnonzero(marked):
+        axes.plot(place, -1, "v", color=NEGATIVE, markersize=4, clip_on=False)
+    edges = [*(place for place in range(samples) if place == 0 or groups[place] != groups[place - 1]), samples]
+    for edge in edges[1:-1]:
+        axes.axvline(edge - 0.5, color="black", linewidth=0.6)
+    names = [shorten(groups[edge], 18) for edge in edges[:-1]]
+    short = max(map(len, names)) < 12
+    centres = [(start + end - 1) / 2 for start, end in pairwise(edges)]
+    axes.set_xticks(centres, names, rotation=0 if short else 30, ha="center" if short else "right")
+    axes.set_yticks(range(num_attributes), [f"φ{attribute}" for attribute in range(num_attributes)])
+    axes.set_ylim(num_attributes - 0.5, -0.5)
+    axes.tick_params(axis="x", length=0)
+    axes.tick_params(labelsize=7)
+    axes.set_xlabel(axis, fontsize=8)
+    axes.set_title(heading, fontsize=9, pad=16)
+    relevance_scale(figure, axes, image, "relevance r")
     return figure
 
 
