@@ -22,7 +22,7 @@ from examples.paper.cells import cell, fits_of, paper_arguments, quick, table_na
 from examples.paper.fits import Fits
 from examples.paper.tasks import Task
 from examples.results import circumstances, figures, text, write
-from flint_posthoc import FlintConfig, JointSettings, LossWeights
+from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, LossWeights
 from flint_posthoc.charts import curves
 from flint_posthoc.figures import save
 from flint_posthoc.learning.trainer import FitSettings
@@ -58,6 +58,11 @@ class Variant:
         known = task.config()
         joint = dataclasses.replace(known.joint, refine_steps=self.refine_steps)
         return dataclasses.replace(known, weights=self.weights, settings=settings, joint=joint)
+
+    def fit(self, fits: Fits, seed: int) -> FlintExplainer:
+        """Made where it is not there yet."""
+        make = fits.by_design if self.mode == "joint" else fits.post_hoc
+        return make(seed, name=self.folder, config=self.config(fits.task), num_attributes=self.num_attributes)
 
 
 def weightings(task: Task) -> list[Variant]:
@@ -125,8 +130,7 @@ def row(options: argparse.Namespace, fits: Fits, variant: Variant) -> Row:
 
 def judged(fits: Fits, variant: Variant) -> Row:
     """The figures of one variant, and its losses at the end of learning."""
-    make = fits.by_design if variant.mode == "joint" else fits.post_hoc
-    explain = make(0, name=variant.folder, config=variant.config(fits.task), num_attributes=variant.num_attributes)
+    explain = variant.fit(fits, 0)
     evaluation, last = explain.evaluate(fits.test), explain.history[-1]
     losses = {"output_fidelity": last.output_fidelity, "input_fidelity": last.input_fidelity}
     return {"figures": figures(evaluation), "losses": losses, "evaluation": evaluation.to_dict()}

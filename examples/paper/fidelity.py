@@ -106,7 +106,7 @@ def judged(fits: Fits, mode: str, name: str, config: FlintConfig | None, seed: i
         explain, design = fits.post_hoc(seed, name=name, config=config), {}
     evaluation = explain.evaluate(fits.test)
     print(evaluation, flush=True)
-    stranger = fits.base(seed + 1) if fits.has_base(seed + 1) else None
+    stranger = next((fits.base(other) for other in (seed + 1, seed - 1) if fits.has_base(other)), None)
     comparison = explain.baselines(fits.train, fits.test, independent=stranger, seed=seed)
     print(comparison, flush=True)
     return {

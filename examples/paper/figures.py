@@ -72,7 +72,7 @@ def make_album(options: argparse.Namespace, fits: Fits, mode: str) -> None:
     """All plates of one task and mode, with a page that shows them; its minutes are those of the fits and of drawing."""
     folder, seed = options.results / "figures" / f"{fits.key}-{mode}", options.seeds[0]
     variants = without_autoencoder(fits, mode), of_few_attributes(fits, mode)
-    explainers = [fit(fits, mode, seed), *(learnt(fits, seed, variant) for variant in variants)]
+    explainers = [fit(fits, mode, seed), *(variant.fit(fits, seed) for variant in variants)]
     names = [mode, *(variant.folder for variant in variants), *([] if mode == "joint" else ["base"])]
     started, shown = time.time() - 60 * sum(fits.minutes(seed, name) for name in names), {}
     for name, caption, figure in plates(fits, *explainers, words=f"{fits.pictures.name}, {WORDS[mode]}"):
@@ -99,12 +99,6 @@ def without_autoencoder(fits: Fits, mode: str) -> Variant:
 def of_few_attributes(fits: Fits, mode: str) -> Variant:
     """The fit of the ablations with few attributes."""
     return next(variant for variant in sizes(fits.task) if variant.mode == mode and variant.num_attributes == FEW)
-
-
-def learnt(fits: Fits, seed: int, variant: Variant) -> FlintExplainer:
-    """A fit of the ablations, made where it is not there yet."""
-    make = fits.by_design if variant.mode == "joint" else fits.post_hoc
-    return make(seed, name=variant.folder, config=variant.config(fits.task), num_attributes=variant.num_attributes)
 
 
 def plates(fits: Fits, explain: FlintExplainer, without: FlintExplainer, few: FlintExplainer, *, words: str) -> Iterator[Plate]:

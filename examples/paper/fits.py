@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -118,8 +119,12 @@ class Fits:
         def make() -> None:
             explain = self._explainer(self._fresh(seed), config, num_attributes)
             explain.joint = True
-            explain.fit(self.shuffled(), epochs=self.epochs, seed=seed, precision=PRECISION)
+            known = place / "checkpoint"
+            explain.fit(
+                self.shuffled(), epochs=self.epochs, seed=seed, precision=PRECISION, checkpoint_dir=known, resume=any(known.glob("*"))
+            )
             explain.save_pretrained(place / "interpreter")
+            shutil.rmtree(known)
 
         self._once(place, make)
         return FlintExplainer.from_pretrained(place / "interpreter", self._fresh(seed), load_classifier=True)
