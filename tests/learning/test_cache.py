@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, EmptyDataError, FlintWarning
-from flint_posthoc.learning import fitting
-from flint_posthoc.learning.cache import ActivationCache, CachedBatches, Survey
+from flint_posthoc.learning import keeping
+from flint_posthoc.learning.batches import LearningBatch, Survey
+from flint_posthoc.learning.cache import ActivationCache, CachedBatches
 
 
 class Counted(Dataset[tuple[Tensor, int]]):
@@ -81,7 +82,8 @@ def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
 
 
 def test_too_little_memory_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
     data = Counted()
     with pytest.warns(FlintWarning, match="the activations of 40 images need"):
         small.explainer().fit(batched(data), epochs=3, progress=False)
@@ -142,13 +144,17 @@ def test_a_cache_of_other_classes_of_the_same_number_is_refused() -> None:
 
 
 def test_a_misspelt_cache_is_told_what_there_is() -> None:
-    with pytest.raises(ConfigurationError, match=r"cache must be one of \['auto', 'memory', 'off'\]"):
+    with pytest.raises(ConfigurationError, match=r"cache must be one of \['auto', 'disk', 'memory', 'off'\]"):
         small.explainer().fit(small.images(), cache="memry", progress=False)
 
 
 def cached(count: int, batch_size: int, seed: int) -> tuple[ActivationCache, CachedBatches]:
     cache = small.explainer().cache(small.images(count), progress=False)
     return cache, CachedBatches(cache, batch_size, seed, torch.device("cpu"))
+
+
+def everything(cache: ActivationCache) -> LearningBatch:
+    return cache.select(torch.arange(len(cache)))
 
 
 def order(batches: CachedBatches, epoch: int) -> list[float]:
@@ -163,7 +169,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert order(CachedBatches(cache, 8, 0, torch.device("cpu")), 0) == first
     assert order(batches, 1) != first
     assert order(CachedBatches(cache, 8, 1, torch.device("cpu")), 0) != first
-    assert sorted(first) == sorted(cache.stored.logits[:, 0].tolist())
+    assert sorted(first) == sorted(everything(cache).logits[:, 0].tolist())
 
 
 @pytest.mark.parametrize(("count", "batch_size", "sizes"), [(32, 8, [8] * 4), (31, 8, [8] * 3), (5, 8, [5])])
@@ -175,11 +181,12 @@ def test_all_mini_batches_are_whole(count: int, batch_size: int, sizes: list[int
 
 def test_a_row_of_the_cache_holds_what_belongs_to_one_image() -> None:
     cache, batches = cached(20, 5, 0)
-    rows = {float(cache.stored.logits[index, 0]): index for index in range(20)}
+    stored = everything(cache)
+    rows = {float(stored.logits[index, 0]): index for index in range(20)}
     for batch in batches.epoch(3):
         index = [rows[float(value)] for value in batch.logits[:, 0]]
-        assert torch.equal(batch.target, cache.stored.target[index])
-        assert all(torch.equal(tap, stored[index]) for tap, stored in zip(batch.activations, cache.stored.activations, strict=True))
+        assert torch.equal(batch.target, stored.target[index])
+        assert all(torch.equal(tap, whole[index]) for tap, whole in zip(batch.activations, stored.activations, strict=True))
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -188,7 +195,7 @@ def test_class_means_are_the_loops(labelled: bool) -> None:
     classes = small.labels(model, pixels) if labelled else model(pixels).argmax(dim=1)
     classes[classes == 2] = 1  # a class that is never seen
     data = [(pixels[:17], classes[:17]), (pixels[17:], classes[17:])] if labelled else [pixels]
-    means = small.explainer(model).cache(data, progress=False).survey(small.CLASSES).class_means
+    means = small.explainer(model).cache(data, progress=False).survey().class_means
     if labelled:
         for c in range(small.CLASSES):
             members = [image for image, k in zip(oracles.rows(pixels), classes.tolist(), strict=True) if k == c or c == 2]
