@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..arrays import Activations, Images, Logits
@@ -104,24 +103,25 @@ class SurveySums:
     """A ``Survey`` in the making."""
 
     def __init__(self, num_classes: int) -> None:
-        self._classes, self._batches = num_classes, 0
-        self._counts, self._sums = torch.zeros(num_classes, dtype=torch.float64), torch.zeros(())
+        self._batches, self._counts = 0, torch.zeros(num_classes, dtype=torch.int64)
+        self._sums: Tensor | None = None  # (C, channels, h, w)
 
     def add(self, batch: LearningBatch) -> None:
         """Count one batch in."""
+        classes, target = batch.classes.cpu(), batch.target.cpu().double()
+        self._sums = target.new_zeros(len(self._counts), *target.shape[1:]) if self._sums is None else self._sums
+        self._sums.index_add_(0, classes, target)
+        self._counts += classes.bincount(minlength=len(self._counts))
         self._batches += 1
-        members = F.one_hot(batch.classes.cpu(), self._classes).double()
-        self._counts = self._counts + members.sum(dim=0)
-        self._sums = self._sums + torch.einsum("bk,bchw->kchw", members, batch.target.cpu().double())
 
     def result(self) -> Survey:
         """Raises ``EmptyDataError`` where nothing was counted in."""
-        if not self._batches:
+        if self._sums is None:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
         counts = self._counts.view(-1, 1, 1, 1)
         overall = self._sums.sum(dim=0) / counts.sum()
         means = torch.where(counts > 0, self._sums / counts.clamp_min(1), overall)
-        return Survey(self._batches, tuple(int(count) for count in self._counts), means.float())
+        return Survey(self._batches, tuple(self._counts.tolist()), means.float())
 
 
 class LiveBatches:

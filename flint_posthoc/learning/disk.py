@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ..errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
 from ..storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
 from .batches import LearningBatch, Survey, SurveySums
@@ -16,7 +18,7 @@ from .folder import locked, occupied_bytes, remove_cache, require_space, writing
 from .layout import Narrowing, RowLayout, half_precision, raw
 from .manifest import FORMAT, MEANS_NAME, NAME, Manifest, StoredFile, read_manifest, write_manifest
 from .rows import RowsOnDisk
-from .shards import ShardReader, ShardWriter
+from .shards import ShardReader, ShardWriter, digest_of
 
 _MEANS = "class_means"  # the one tensor of that file
 
@@ -108,26 +110,25 @@ class _DataDigest:
         self._targets, self._classes = hashlib.blake2b(digest_size=32), hashlib.blake2b(digest_size=32)
 
     def add(self, batch: LearningBatch) -> None:
+        """Count one batch in."""
         self._targets.update(raw(batch.target.cpu().float().contiguous()))
         self._classes.update(raw(batch.classes.cpu().long().contiguous()))
 
     def result(self) -> str:
+        """Of all so far."""
         return hashlib.blake2b(self._targets.digest() + self._classes.digest(), digest_size=32).hexdigest()
 
 
 def _stored(path: Path) -> StoredFile:
-    content = path.read_bytes()
-    return StoredFile(len(content), hashlib.blake2b(content, digest_size=32).hexdigest())
+    return StoredFile(path.stat().st_size, digest_of(path))
 
 
 def _read_survey(folder: Path, manifest: Manifest) -> Survey:
-    path, expected = folder / MEANS_NAME, manifest.class_means
-    try:
-        means = read_tensors(path, limit=expected.nbytes).tensors.get(_MEANS)
-        found = _stored(path)
-    except (NotAnArtifactError, OSError) as error:
-        raise error if isinstance(error, DamagedArtifactError) else DamagedArtifactError(f"{path} cannot be read: {error}") from error
-    if found != expected or means is None or tuple(means.shape) != (manifest.layout.classes, *manifest.layout.target):
+    path, noted, shape = folder / MEANS_NAME, manifest.class_means, (manifest.layout.classes, *manifest.layout.target)
+    if not path.exists():
+        raise DamagedArtifactError(f"{path} is missing")
+    means = read_tensors(path, limit=noted.nbytes).tensors.get(_MEANS)
+    if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or _stored(path) != noted:
         raise DamagedArtifactError(f"{path} is damaged: it is not what was noted when it was written")
     return Survey(manifest.batches, manifest.class_counts, means)
 

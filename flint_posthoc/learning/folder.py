@@ -50,7 +50,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if _is_full(error):
-            raise DiskSpaceError(f"the disk of {folder} is full, {free_bytes(folder):,} bytes are free: {error}") from error
+            raise DiskSpaceError(f"the disk of {folder} is full: {error}") from error
         raise ArtifactError(f"the activation cache cannot be written into {folder}: {error}") from error
 
 
@@ -95,11 +95,12 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises ``ArtifactError`` where another one writes.
     """
-    path = folder / LOCK_NAME
+    path, descriptor = folder / LOCK_NAME, None
     with writing(folder):
-        descriptor = _new_lock(path)
         while descriptor is None:
-            descriptor = _left_over_lock(path) or _new_lock(path)
+            descriptor = _new_lock(path)
+            if descriptor is None:
+                descriptor = _left_over_lock(path)
     try:
         yield
     finally:
@@ -109,12 +110,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _new_lock(path: Path) -> int | None:
+    """``None`` where there is one."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         return None
-    _sign(descriptor)
-    return descriptor
+    try:
+        return _signed(descriptor)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _left_over_lock(path: Path) -> int | None:
@@ -125,21 +130,23 @@ def _left_over_lock(path: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # of several that find it, one signs it
-        if not os.fstat(descriptor).st_nlink:
+        status = os.fstat(descriptor)
+        if not status.st_nlink:
             os.close(descriptor)
             return None
-        _check_left_over(path, os.pread(descriptor, 300, 0).decode(errors="replace"), os.fstat(descriptor).st_mtime)
-        _sign(descriptor)
+        _check_left_over(path, os.pread(descriptor, 300, 0).decode(errors="replace"), status.st_mtime)
+        _signed(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         return descriptor
-    except ArtifactError:
+    except OSError:
         os.close(descriptor)
         raise
 
 
-def _sign(descriptor: int) -> None:
+def _signed(descriptor: int) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+    return descriptor
 
 
 def _check_left_over(path: Path, owner: str, signed: float) -> None:

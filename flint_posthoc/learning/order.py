@@ -36,3 +36,8 @@ def windows(row_bytes: int) -> Order:
             yield torch.cat(pending)[torch.randperm(waiting, generator=generator)]
 
     return order
+
+
+def whole_batches(window: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Its mini-batches, without the smaller one at its end."""
+    return (window[start : start + batch_size] for start in range(0, len(window) - batch_size + 1, batch_size))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import EmptyDataError
 from .batches import LearningBatch, Survey
 from .layout import RowLayout, blocks
-from .order import Order, shuffled, windows
+from .order import Order, shuffled, whole_batches, windows
 from .shards import ShardReader
 
 SURVEY_ROWS = 1024  # that a survey looks at together
@@ -55,7 +55,7 @@ class RowsInMemory:
     def batches(self, order: Iterable[Tensor], batch_size: int) -> Iterator[LearningBatch]:
         """Whole mini-batches of the rows in ``order``; what is left at the end of a window is left out."""
         for window in order:
-            for index in window[: len(window) // batch_size * batch_size].split(batch_size):
+            for index in whole_batches(window, batch_size):
                 yield self.select(index)
 
     def part(self, index: Tensor) -> RowsInMemory:
@@ -111,8 +111,7 @@ class RowsOnDisk:
             if len(memory.logits) < len(window):
                 memory = self.layout.empty(len(window))
             self.reader.read(numbers, memory)
-            order_in_memory = place.argsort()
-            for index in order_in_memory[: len(window) // batch_size * batch_size].split(batch_size):
+            for index in whole_batches(place.argsort(), batch_size):
                 yield memory.rows(index)
 
     def part(self, index: Tensor) -> RowsOnDisk:

@@ -41,7 +41,7 @@ class FileState(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-_VERIFIED: set[tuple[FileState, ...]] = set()  # caches whose digests this process has found right
+_VERIFIED: set[tuple[tuple[FileState, ...], tuple[StoredFile, ...]]] = set()  # files that this process has found as they were noted
 
 
 class ShardWriter:
@@ -69,7 +69,7 @@ class ShardWriter:
         """Write what is left as the last, smaller shard. Raises ``DiskSpaceError``, ``ArtifactError``."""
         if not self._filled:
             return
-        header, digest = self.layout.header(self._filled), hashlib.blake2b(digest_size=32)
+        header, digest = self.layout.header(self._filled), _digest()
         require_space(self.folder, self.layout.file_bytes(self._filled), f"the next {self._filled} images")
         with writing(self.folder), open(self.folder / shard_name(len(self.shards)), "xb") as file:
             pieces = [memoryview(header), *(raw(column[: self._filled]) for column in columns_of(self._buffer))]
@@ -103,12 +103,12 @@ class ShardReader:
 
         Files that this process has verified, and that have not changed since, are not read again.
         """
-        if self._states in _VERIFIED:
+        if (self._states, self.manifest.shards) in _VERIFIED:
             return
         for place, (file, rows) in enumerate(zip(self.manifest.shards, self.manifest.shard_rows, strict=True)):
             with self._open(place) as descriptor:
                 _verify(descriptor, self.folder / shard_name(place), self.layout.header(rows), file.digest)
-        _VERIFIED.add(self._states)
+        _VERIFIED.add((self._states, self.manifest.shards))
 
     def read(self, index: Tensor, into: LearningBatch) -> LearningBatch:
         """The rows at ``index``, in that order, in the first rows of ``into``; consecutive numbers are read together."""
@@ -148,10 +148,22 @@ class ShardReader:
             if FileState.of(os.fstat(descriptor)) != self._states[place]:
                 raise DamagedArtifactError(f"{path} has changed since the cache was opened")
             yield descriptor
+        except DamagedArtifactError:
+            raise
         except OSError as error:
-            raise error if isinstance(error, DamagedArtifactError) else DamagedArtifactError(f"{path} cannot be read: {error}") from error
+            raise DamagedArtifactError(f"{path} cannot be read: {error}") from error
         finally:
             os.close(descriptor)
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes, as manifests note it. Raises ``OSError``."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, _digest).hexdigest()
+
+
+def _digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=32)
 
 
 def _state(path: Path, nbytes: int) -> FileState:
@@ -170,7 +182,7 @@ def _column_offsets(layout: RowLayout, rows: int) -> list[int]:
 
 
 def _verify(descriptor: int, path: Path, header: bytes, expected: str) -> None:
-    digest, buffer = hashlib.blake2b(digest_size=32), bytearray(_CHUNK)
+    digest, buffer = _digest(), bytearray(_CHUNK)
     if os.pread(descriptor, len(header), 0) != header:
         raise DamagedArtifactError(f"{path} is damaged: its header is not the one that the manifest asks for")
     while count := os.readv(descriptor, [buffer]):
