@@ -19,6 +19,8 @@ from .manifest import MEANS_NAME, NAME
 
 LOCK_NAME = "cache.lock"
 RESERVE = 64 * 2**20  # bytes that are left to others
+PREFIX, OWNER_NAME = "flint-posthoc-cache-", "owner.lock"  # of temporary folders
+ABANDONED = 3600.0  # seconds after which one whose owner is gone is removed
 PATIENCE = 60.0  # seconds after which a lock without an owner counts as left over
 _OURS = re.compile(rf"shard-\d{{5}}\.safetensors|{re.escape(MEANS_NAME)}|\.({re.escape(NAME)}|{re.escape(MEANS_NAME)})\.[0-9a-f]{{8}}\.tmp")
 _IN_MEMORY = ("tmpfs", "ramfs")
@@ -70,6 +72,26 @@ def require_space(folder: Path, needed: int, what: str) -> None:
         raise DiskSpaceError(
             f"{what} need {needed:,} bytes ({needed / 2**30:.1f} GiB), the disk of {folder} has {free:,} ({free / 2**30:.1f} GiB) free"
         )
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed afterwards, whatever happens; those that killed processes left behind are removed before."""
+    place = temporary_place()
+    _remove_abandoned(place)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as name:
+        with open(Path(name) / OWNER_NAME, "xb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)  # until this process ends, however it ends
+            yield Path(name)
+
+
+def _remove_abandoned(place: Path) -> None:
+    for folder in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else's, in use, or just gone
+            if time.time() - folder.lstat().st_mtime > ABANDONED and not folder.is_symlink():
+                with open(folder / OWNER_NAME, "rb") as owner:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_place() -> Path:

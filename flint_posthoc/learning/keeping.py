@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,11 +15,10 @@ from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
 from .batches import LearningBatch, Preparation
 from .cache import ActivationCache
-from .folder import free_bytes, in_memory, temporary_place
+from .folder import free_bytes, in_memory, temporary_folder, temporary_place
 from .layout import bytes_per_image
 
 MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
-PREFIX = "flint-posthoc-cache-"  # of temporary folders
 
 
 class Reading(NamedTuple):
@@ -66,8 +64,8 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
     if _warned_of_augmentation(reading):
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=temporary_place(), ignore_cleanup_errors=True) as folder:
-        yield reading.cached(Path(folder))
+    with temporary_folder() as folder:
+        yield reading.cached(folder)
 
 
 def _automatic(reading: Reading) -> Kept:

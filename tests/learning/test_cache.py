@@ -1,19 +1,34 @@
 """f sees each image once; what it saw is the same as without a cache; augmentation is noticed; reuse over fits is checked."""
 
+import errno
 import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import oracles
 import pytest
 import small
 import torch
+from models import left_alone
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, EmptyDataError, FlintWarning
-from flint_posthoc.learning import keeping
+from flint_posthoc import FlintExplainer, Normalization
+from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DiskSpaceError, EmptyDataError, FlintWarning
+from flint_posthoc.learning import keeping, shards
 from flint_posthoc.learning.batches import LearningBatch, Survey
 from flint_posthoc.learning.cache import ActivationCache, CachedBatches
+from flint_posthoc.learning.checkpoint import FitCheckpoint
+from flint_posthoc.learning.layout import columns_of
+from flint_posthoc.learning.order import windows
+from flint_posthoc.learning.rows import RowsInMemory
+from flint_posthoc.learning.trainer import Trainer
+
+PLAIN = Normalization((0.0, 0.0), (1.0, 1.0))
 
 
 class Counted(Dataset[tuple[Tensor, int]]):
@@ -34,7 +49,7 @@ def batched(data: Dataset[Any], **settings: Any) -> DataLoader[Any]:
     return DataLoader(data, **({"batch_size": 8, "shuffle": True} | settings))
 
 
-@pytest.mark.parametrize("cache", ["auto", "memory"])
+@pytest.mark.parametrize("cache", ["auto", "memory", "disk"])
 @pytest.mark.parametrize("wrap", [lambda data: data, batched], ids=["data set", "loader"])
 def test_caching_reads_the_data_once_beside_eight_items_that_are_probed(cache: str, wrap: Any) -> None:
     data = Counted()
@@ -73,7 +88,7 @@ def test_data_that_can_be_read_only_once_cannot_do_without_a_cache() -> None:
         small.explainer().fit(small.generated(small.images()), cache="off", progress=False)
 
 
-@pytest.mark.parametrize("cache", ["auto", "memory"])
+@pytest.mark.parametrize("cache", ["auto", "memory", "disk"])
 def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
     data = Counted(noise=0.1)
     with pytest.warns(FlintWarning, match="other pixels when read twice"):
@@ -81,13 +96,133 @@ def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
     assert min(data.reads) >= 3
 
 
-def test_too_little_memory_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_anywhere_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
     monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
     data = Counted()
-    with pytest.warns(FlintWarning, match="the activations of 40 images need"):
+    with pytest.warns(FlintWarning, match=r"the activations of 40 images need .* and on disk .* are free in"):
         small.explainer().fit(batched(data), epochs=3, progress=False)
     assert min(data.reads) >= 3
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary caches go."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what it found before
+    return tmp_path
+
+
+def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "in_memory", lambda folder: False)
+    data = Counted()
+    history = small.explainer().fit(batched(data), epochs=3, progress=False)
+    assert sorted(data.reads) == [1] * 32 + [3] * 8
+    assert history.notes == ("activations were kept on disk, in float16",)
+    assert not list(temporary.iterdir())
+
+
+def test_a_disk_that_is_memory_does_not_help(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "in_memory", lambda folder: True)
+    with pytest.warns(FlintWarning, match="the classifier runs in every epoch instead"):
+        small.explainer().fit(batched(Counted()), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("half-way"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("learning", [False, True], ids=["while caching", "while learning"])
+def test_a_temporary_folder_goes_whatever_happens(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, learning: bool
+) -> None:
+    explain = small.explainer(normalization=PLAIN)
+    seen = []
+
+    def broken(*_: Any, **__: Any) -> Any:
+        seen.extend(path.name for path in temporary.glob("*/*"))
+        raise error
+
+    def data() -> Iterator[Tensor]:
+        yield from small.images(24).split(8)
+        if not learning:
+            broken()
+
+    if learning:
+        monkeypatch.setattr(Trainer, "fit", broken)
+    with left_alone(explain.model), pytest.raises(type(error)):
+        explain.fit(data(), cache="disk", progress=False)
+    assert ("manifest.json" if learning else "cache.lock") in seen
+    assert not list(temporary.iterdir())
+
+
+def test_a_full_disk_leaves_the_classifier_as_it_was(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain = small.explainer(normalization=PLAIN)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with left_alone(explain.model), pytest.raises(DiskSpaceError, match="is full"):
+        explain.fit(small.loader(small.images()), cache="disk", progress=False)
+    assert not list(temporary.iterdir())
+
+
+def test_from_disk_in_float32_a_fit_is_the_one_from_memory_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = small.tiny(), small.images(200)
+    kept, in_memory = small.explainer(model).cache(pixels, folder=tmp_path, precision="float32", progress=False), small.explainer(model)
+    opened = ActivationCache.open(tmp_path)
+    assert (len(opened), opened.nbytes) == (len(kept), kept.nbytes)
+    assert same(everything(opened), everything(in_memory.cache(pixels, progress=False)))
+    from_disk = small.explainer(model)
+    from_disk.fit(pixels, cache=opened, progress=False)
+    monkeypatch.setattr(RowsInMemory, "order", property(lambda rows: windows(rows.layout.row_bytes)))
+    in_memory.fit(pixels, cache="memory", progress=False)
+    assert small.weights(from_disk) == small.weights(in_memory)
+    torch.testing.assert_close(from_disk.fitted.class_means, in_memory.fitted.class_means)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_is_close_and_half_the_size(precision: str) -> None:
+    explain, pixels = small.explainer(), small.images()
+    exact, half = explain.cache(pixels, progress=False), explain.cache(pixels, precision=precision, progress=False)
+    kept_exactly = len(exact) * (4 * small.CLASSES + 8)
+    assert half.nbytes - kept_exactly == (exact.nbytes - kept_exactly) / 2
+    near, true = everything(half), everything(exact)
+    assert torch.equal(near.logits, true.logits)
+    assert torch.equal(near.classes, true.classes)
+    assert all(tap.dtype == torch.float32 for tap in near.activations)
+    for one, other in zip((*near.activations, near.target), (*true.activations, true.target), strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-8, atol=1e-6)
+    assert half.part(torch.arange(5)).precision == precision
+    assert half.note == f"activations were kept in memory, in {precision}"
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"precision of a cache must be one of \['auto', 'float32', .*got 'float8'"):
+        small.explainer().cache(small.images(), precision="float8", progress=False)
+
+
+def test_a_fit_from_disk_that_broke_off_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    model, pixels, state = small.tiny(), small.images(), tmp_path / "state"
+    cache = small.explainer(model).cache(pixels, folder=tmp_path / "cache", progress=False)
+
+    def fit(cache: ActivationCache | str, **settings: Any) -> FlintExplainer:
+        explain = small.explainer(model)
+        explain.fit(pixels, cache=cache, epochs=4, progress=False, **settings)
+        return explain
+
+    save, saved = FitCheckpoint.save, []
+
+    def save_twice(*arguments: Any) -> None:
+        save(*arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with patch.object(FitCheckpoint, "save", save_twice), pytest.raises(KeyboardInterrupt):
+        fit(cache, checkpoint_dir=state)
+    with pytest.raises(ClassifierMismatchError, match=r"cache \(saved 'activations were kept on disk, in float16', now None\)"):
+        fit("memory", checkpoint_dir=state, resume=True)
+    resumed, unbroken = fit(ActivationCache.open(tmp_path / "cache"), checkpoint_dir=state, resume=True), fit(cache)
+    assert resumed.history == unbroken.history
+    assert small.weights(resumed) == small.weights(unbroken)
 
 
 def test_with_and_without_a_cache_a_fit_is_the_same() -> None:
@@ -155,6 +290,10 @@ def cached(count: int, batch_size: int, seed: int) -> tuple[ActivationCache, Cac
 
 def everything(cache: ActivationCache) -> LearningBatch:
     return cache.select(torch.arange(len(cache)))
+
+
+def same(one: LearningBatch, other: LearningBatch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(columns_of(one), columns_of(other), strict=True))
 
 
 def order(batches: CachedBatches, epoch: int) -> list[float]:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from flint_posthoc.learning.rows import RowsInMemory
 from flint_posthoc.storage import read_json, write_json
 
 ORIGIN = Origin(("first", "second"), None, "c" * 64)
+PACKAGE = Path(shards.__file__).parents[2]  # to be found by other processes
 ROWS, CLASSES = 100, 3
 RSS_GROWTH = 6 * 2**20  # bytes; ten times the images are 54 MB more
 
@@ -335,6 +337,35 @@ def test_the_lock_holds_while_writing(folder: Path) -> None:
     assert len(open_cache(folder).rows) == ROWS
 
 
+HOLDER = """
+import time
+from flint_posthoc.learning.folder import temporary_folder
+with temporary_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_fit_left_behind_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
+    process = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process, process.stdout:
+        held = Path(process.stdout.readline().strip())
+        os.utime(held, (0, 0))
+        with folders.temporary_folder() as own:
+            assert held.exists()  # its owner lives
+        process.kill()
+    (tmp_path / f"{folders.PREFIX}mine").mkdir()  # without an owner's lock it is not ours
+    os.utime(tmp_path / f"{folders.PREFIX}mine", (0, 0))
+    with folders.temporary_folder() as own:
+        assert not held.exists()
+    assert not own.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{folders.PREFIX}mine"]
+
+
 # ---- damage ----
 
 
@@ -498,7 +529,7 @@ print(peak(1500), peak(15000))
 
 
 def test_ten_times_the_images_take_no_more_memory(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(shards.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
     answer = subprocess.run([sys.executable, "-c", EPOCHS, str(tmp_path)], check=True, env=environment, capture_output=True, timeout=240)
     small, large = map(int, answer.stdout.split())
     assert large - small < RSS_GROWTH
