@@ -101,9 +101,13 @@ def _post_hoc(
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
         interpreter.initialize_from(_initial_activations(source))
         validation = None if request.validation is None else list(preparation.passes(request.validation))
-        history = _trainer(interpreter, prepared, source, survey, config, request, validation).fit(resume=request.resume)
-        note = _note(source)
-    return dataclasses.replace(history, notes=(*history.notes, *([note] if note else []))), survey
+        trainer = _trainer(interpreter, prepared, source, survey, config, request, validation)
+        return _noted(trainer.fit(resume=request.resume), source), survey
+
+
+def _noted(history: FitHistory, source: BatchSource) -> FitHistory:
+    note = _note(source)
+    return dataclasses.replace(history, notes=(*history.notes, note)) if note else history
 
 
 def _note(source: BatchSource) -> str | None:
@@ -150,7 +154,7 @@ def _refine(
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
         validation = None if request.validation is None else list(preparation.passes(request.validation))
-        return _trainer(interpreter, prepared, source, survey, config, request, validation).fit()
+        return _noted(_trainer(interpreter, prepared, source, survey, config, request, validation).fit(), source)
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:

@@ -19,23 +19,19 @@ def shuffled(rows: int, batch_size: int, generator: Generator) -> Iterator[Tenso
     yield torch.randperm(rows, generator=generator)
 
 
-def windows(row_bytes: int) -> Order:
+def windows(row_bytes: int, rows: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
     """Blocks in random order, and rows in random order within a window of several blocks: reading stays nearly sequential and bounded."""
-
-    def order(rows: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
-        size = batch_size * max(WINDOW_BATCHES, WINDOW_BYTES // (row_bytes * batch_size))
-        pending, waiting = [], 0
-        for block in torch.randperm(-(-rows // BLOCK), generator=generator).tolist():
-            pending.append(torch.arange(BLOCK * block, min(BLOCK * (block + 1), rows)))
-            waiting += len(pending[-1])
-            while waiting >= size:
-                whole = torch.cat(pending)
-                pending, waiting = [whole[size:]], waiting - size
-                yield whole[:size][torch.randperm(size, generator=generator)]
-        if waiting:
-            yield torch.cat(pending)[torch.randperm(waiting, generator=generator)]
-
-    return order
+    size = batch_size * max(WINDOW_BATCHES, WINDOW_BYTES // (row_bytes * batch_size))
+    pending, waiting = [], 0
+    for block in torch.randperm(-(-rows // BLOCK), generator=generator).tolist():
+        pending.append(torch.arange(BLOCK * block, min(BLOCK * (block + 1), rows)))
+        waiting += len(pending[-1])
+        while waiting >= size:
+            whole = torch.cat(pending)
+            pending, waiting = [whole[size:]], waiting - size
+            yield whole[:size][torch.randperm(size, generator=generator)]
+    if waiting:
+        yield torch.cat(pending)[torch.randperm(waiting, generator=generator)]
 
 
 def whole_batches(window: Tensor, batch_size: int) -> Iterator[Tensor]:

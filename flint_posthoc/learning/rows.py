@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -95,7 +96,7 @@ class RowsOnDisk:
     @property
     def order(self) -> Order:
         """Nearly sequential, and in bounded memory."""
-        return windows(self.layout.row_bytes)
+        return partial(windows, self.layout.row_bytes)
 
     def select(self, index: Tensor) -> LearningBatch:
         """The rows at ``index`` (n,), in that order."""

@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -172,7 +173,7 @@ def test_from_disk_in_float32_a_fit_is_the_one_from_memory_in_the_same_order(tmp
     assert same(everything(opened), everything(in_memory.cache(pixels, progress=False)))
     from_disk = small.explainer(model)
     from_disk.fit(pixels, cache=opened, progress=False)
-    monkeypatch.setattr(RowsInMemory, "order", property(lambda rows: windows(rows.layout.row_bytes)))
+    monkeypatch.setattr(RowsInMemory, "order", property(lambda rows: partial(windows, rows.layout.row_bytes)))
     in_memory.fit(pixels, cache="memory", progress=False)
     assert small.weights(from_disk) == small.weights(in_memory)
     torch.testing.assert_close(from_disk.fitted.class_means, in_memory.fitted.class_means)

@@ -124,8 +124,8 @@ def test_an_epoch_gives_the_rows_of_its_order_wherever_they_are(tmp_path: Path, 
 def test_windows_hold_every_row_once_in_blocks(rows: int, batch_size: int, row_bytes: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "WINDOW_BYTES", 2**16)
-        windows = list(order.windows(row_bytes)(rows, batch_size, torch.Generator().manual_seed(seed)))
-        again = list(order.windows(row_bytes)(rows, batch_size, torch.Generator().manual_seed(seed)))
+        windows = list(order.windows(row_bytes, rows, batch_size, torch.Generator().manual_seed(seed)))
+        again = list(order.windows(row_bytes, rows, batch_size, torch.Generator().manual_seed(seed)))
     assert all(map(torch.equal, windows, again))
     assert torch.equal(torch.cat(windows).sort().values, torch.arange(rows))
     for window in windows[:-1]:
@@ -138,7 +138,7 @@ def test_windows_hold_every_row_once_in_blocks(rows: int, batch_size: int, row_b
 
 def test_epochs_differ() -> None:
     def first(seed: int) -> Tensor:
-        return next(order.windows(100)(500, 10, torch.Generator().manual_seed(seed)))
+        return next(order.windows(100, 500, 10, torch.Generator().manual_seed(seed)))
 
     assert not torch.equal(first(0), first(1))
 
