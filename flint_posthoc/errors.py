@@ -98,11 +98,15 @@ class ArtifactError(FlintError, OSError):
 
 
 class NotAnArtifactError(ArtifactError):
-    """The directory holds no saved explainer or fit checkpoint."""
+    """The directory holds no saved explainer, fit checkpoint or activation cache."""
 
 
 class DamagedArtifactError(ArtifactError):
     """A file is truncated, altered, too large or of an unknown version."""
+
+
+class DiskSpaceError(ArtifactError):
+    """The disk has not the room that is needed, or is full."""
 
 
 class ClassifierMismatchError(ArtifactError, ValueError):

@@ -24,8 +24,9 @@ from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
 from .learning.cache import ActivationCache
-from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for, with_progress
+from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
+from .learning.keeping import with_progress
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
@@ -195,7 +196,8 @@ class FlintExplainer(Explanations):
             validation: the same, to judge each epoch by.
             epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
-            cache: where f's activations are kept, unless it learns: "memory", "off" (f runs in every epoch), "auto", or one built before.
+            cache: where f's activations are kept, unless it learns: "memory", "disk" (in half precision, in a temporary folder), "off" (f
+                runs in every epoch), "auto" (the first of these that has the room), or one built before.
             precision: of f's pass: "auto" (its own), "float32", or "bfloat16" (as autocast does it; of f's training too).
             checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
 
@@ -230,19 +232,27 @@ class FlintExplainer(Explanations):
         self._saved = SavedExplainer(fitted, result.history)
         return result.history
 
-    def cache(self, data: Data, *, progress: bool = True) -> ActivationCache:
+    def cache(
+        self, data: Data, *, folder: str | Path | None = None, precision: str = "auto", overwrite: bool = False, progress: bool = True
+    ) -> ActivationCache:
         """f's activations over ``data``, read exactly once, for several fits: ``explain.fit(data, cache=explain.cache(data))``.
 
+        Args:
+            folder: where to keep them, for other processes too (``ActivationCache.open(folder)``); ``None``: in memory.
+            precision: in which they are kept: "float32", "float16", "bfloat16", or "auto" (float32 in memory, half on disk).
+            overwrite: replace a whole cache that stands in ``folder``.
+
         Raises:
-            DataError: empty or malformed data.
+            DataError: empty or malformed data.  DiskSpaceError: not enough room.
+            ArtifactError: ``folder`` cannot be written, or holds a whole cache.  ConfigurationError: an unknown precision.
         """
         with no_trace(self.model), learning_mode():
             first_pass = FirstPass(data)
             prepared = self._prepare(first_pass.images)
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
-            return ActivationCache.build(
-                preparation, with_progress(preparation.passes(first_pass), "activations", num_images(data), progress)
-            )
+            images = num_images(data)
+            passes = with_progress(preparation.passes(first_pass), "activations", images, progress)
+            return ActivationCache.build(preparation, passes, folder=folder, precision=precision, images=images, overwrite=overwrite)
 
     def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
         """How many attributes? Cross-validated fits of each size on activations that f gave once, and the smallest size that is enough.

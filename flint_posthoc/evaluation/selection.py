@@ -16,7 +16,8 @@ from ..classifier.taps import no_trace
 from ..errors import ConfigurationError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from ..learning.cache import ActivationCache, LearningBatch
+from ..learning.batches import LearningBatch
+from ..learning.cache import ActivationCache
 from ..learning.fitting import FitRequest, fit, learning_mode
 from ..learning.presets import FlintConfig
 from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude
@@ -136,10 +137,6 @@ class Selection:
         return curves(series, heading=heading, axis="J", vertical="held-out images", mark=self.recommended)
 
 
-def _part(cache: ActivationCache, index: Tensor) -> ActivationCache:
-    return ActivationCache(cache.select(index), cache.layers, cache.class_ids, cache.classifier)
-
-
 def folds_of(images: int, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """(learnt from, held out) for each fold: every image is held out exactly once."""
     order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
@@ -165,7 +162,7 @@ def _fold(
 ) -> Evaluation:
     learnt, held_out = parts
     with no_trace(prepared.view.model), learning_mode():
-        result = fit(prepared, size, config, FitRequest((), (), cache=_part(cache, learnt), progress=False), device)
+        result = fit(prepared, size, config, FitRequest((), (), cache=cache.part(learnt), progress=False), device)
     means = result.survey.class_means.to(device)
     fitted = FittedInterpreter(prepared.view, result.interpreter, prepared.image_shape, prepared.normalization, prepared.class_names, means)
     return _held_out(fitted, (cache.select(index).to(device) for index in held_out.split(BATCH)))

@@ -2,134 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..arrays import Activations, Images, Logits
-from ..classifier.view import ClassifierView
-from ..data import Batch, Data, Labels, batches, class_of
-from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
-from ..measures import area_resize
-from ..storage import fingerprint
-
-Reduce = Callable[[Activations], Activations]
-
-
-class LearningBatch(NamedTuple):
-    """What one optimiser step needs of f and the data."""
-
-    activations: Activations
-    logits: Logits  # f's, over the explained classes
-    target: Images  # the classifier's input at the decoder's resolution
-    classes: Tensor  # (b,) the class an image counts under: its label, or f's prediction where there is none
-    prediction: Tensor | None = None  # L_pred of these images, weighted, with its graph; by design only
-
-    def to(self, device: torch.device) -> LearningBatch:
-        """The same batch on ``device``."""
-        return LearningBatch(
-            tuple(maps.to(device) for maps in self.activations), self.logits.to(device), self.target.to(device), self.classes.to(device)
-        )
-
-
-class Preparation(NamedTuple):
-    """How a batch of images becomes a ``LearningBatch``: whatever of Ψ and d is not learnt."""
-
-    view: ClassifierView
-    reduce: Reduce
-    resolution: tuple[int, int]
-    image_shape: tuple[int, int, int]
-    device: torch.device
-    labels: Labels = "optional"
-    bfloat16: bool = False  # f's pass, as autocast does it
-
-    def bytes_per_image(self) -> int:
-        """Of a cached image, in float32."""
-        maps = self.reduce(tuple(torch.zeros(1, *shape) for shape in self.view.tap_shapes))
-        pixels = self.image_shape[0] * self.resolution[0] * self.resolution[1]
-        return sum(tap.nbytes for tap in maps) + 4 * (pixels + self.view.num_classes) + 8
-
-    def read(self, data: Data) -> Iterator[Batch]:
-        """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
-        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=self.labels)
-
-    @torch.no_grad()
-    def passes(self, data: Data) -> Iterator[LearningBatch]:
-        """One pass of the frozen f over ``data``."""
-        with self.view.frozen(bfloat16=self.bfloat16) as run:
-            for batch in self.read(data):
-                result = run(batch.images)
-                classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels)
-                yield LearningBatch(self.reduce(result.activations), result.logits, area_resize(batch.images, self.resolution), classes)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What one pass tells of the data.
-
-    Attributes:
-        class_means: the mean image of each class (C, channels, h, w); classes never seen get the overall mean.
-    """
-
-    batches: int
-    images: int
-    class_means: Tensor
-
-    @classmethod
-    def of(cls, stream: Iterable[LearningBatch], num_classes: int) -> Survey:
-        """Raises ``EmptyDataError`` where ``stream`` holds nothing."""
-        number, counts, sums = 0, torch.zeros(num_classes, dtype=torch.float64), torch.zeros(())
-        for batch in stream:
-            number += 1
-            members = F.one_hot(batch.classes.cpu(), num_classes).double()
-            counts = counts + members.sum(dim=0)
-            sums = sums + torch.einsum("bk,bchw->kchw", members, batch.target.cpu().double())
-        if not number:
-            raise EmptyDataError("the data held no batch, there is nothing to learn from")
-        overall = sums.sum(dim=0) / counts.sum()
-        means = torch.where(counts.view(-1, 1, 1, 1) > 0, sums / counts.clamp_min(1).view(-1, 1, 1, 1), overall)
-        return cls(number, int(counts.sum()), means.float())
+from ..errors import ClassifierMismatchError, ConfigurationError
+from ..storage import StrPath, fingerprint
+from .batches import LearningBatch, Preparation, Survey
+from .disk import Origin, open_cache, write_cache
+from .layout import Narrowing, RowLayout, bytes_per_image, check_precision
+from .order import Order
+from .rows import Rows, RowsInMemory, RowsOnDisk
 
 
 @dataclass(frozen=True)
 class ActivationCache:
-    """Everything a post-hoc fit reads of f and the data, in memory, on the CPU, in float32.
+    """Everything a post-hoc fit reads of f and the data, in memory or in a folder; it is read in float32, however it is kept.
 
-    Build one with ``FlintExplainer.cache(data)`` and pass it to several fits: a sweep over J or weights then pays for f once.
+    Make one with ``FlintExplainer.cache(data)`` and pass it to several fits: a sweep over J or weights then pays for f once.
     """
 
-    stored: LearningBatch
-    layers: tuple[str, ...]
-    class_ids: tuple[int, ...] | None
-    classifier: str  # its fingerprint
+    rows: Rows
+    origin: Origin
 
     @classmethod
-    def build(cls, preparation: Preparation, passes: Iterable[LearningBatch]) -> ActivationCache:
+    def build(
+        cls,
+        preparation: Preparation,
+        passes: Generator[LearningBatch, None, None],
+        *,
+        folder: StrPath | None = None,
+        precision: str = "auto",
+        images: int | None = None,
+        overwrite: bool = False,
+    ) -> ActivationCache:
         """Keep ``passes``, which is ``preparation.passes(data)``, perhaps with a progress bar around it: ``data`` is read exactly once.
 
+        Args:
+            folder: where to keep it, made if it is not there; ``None``: in memory.
+            precision: of maps and targets, "float32", "float16" or "bfloat16"; "auto": float32 in memory, half on disk.
+            images: how many there will be, where that is known: then room on the disk is asked for before the first is read.
+            overwrite: replace a whole cache that stands in ``folder``.
+
         Raises:
-            EmptyDataError: there is no batch.
+            EmptyDataError: there is no batch.  ConfigurationError: an unknown precision.
+            DiskSpaceError, ArtifactError: see ``write_cache``; nothing half-written stays behind.
         """
-        parts = [part.to(torch.device("cpu")) for part in passes]
-        if not parts:
-            raise EmptyDataError("the data held no batch, there is nothing to learn from")
-        maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
-        logits, target, classes = (torch.cat(column) for column in zip(*(part[1:4] for part in parts), strict=True))
+        check_precision(precision)
         view = preparation.view
-        return cls(LearningBatch(maps, logits, target, classes), view.layers, view.class_ids, fingerprint(view.model))
+        origin = Origin(view.layers, view.class_ids, fingerprint(view.model))
+        with closing(passes) as stream:
+            if folder is None:
+                return cls(_in_memory(stream, "float32" if precision == "auto" else precision), origin)
+            needed = (images or 0) * bytes_per_image(preparation, precision)
+            return cls(write_cache(folder, origin, stream, precision=precision, needed=needed, overwrite=overwrite).rows, origin)
+
+    @classmethod
+    def open(cls, folder: StrPath) -> ActivationCache:
+        """A cache that ``build`` left in ``folder``. All of it is read once, in bounded memory, to see that it is whole.
+
+        Raises:
+            NotAnArtifactError: no whole cache stands there.  DamagedArtifactError: it has changed since, or has another format.
+        """
+        stored = open_cache(folder)
+        return cls(stored.rows, stored.origin)
 
     def __len__(self) -> int:
-        return len(self.stored.logits)
+        return len(self.rows)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held."""
-        tensors = (*self.stored.activations, *self.stored[1:4])
-        return sum(tensor.nbytes for tensor in tensors)
+        """Bytes of memory, or of disk, that its images take."""
+        return self.rows.nbytes
+
+    @property
+    def precision(self) -> str:
+        """In which maps and targets are kept."""
+        return self.rows.layout.precision
+
+    @property
+    def on_disk(self) -> bool:
+        return isinstance(self.rows, RowsOnDisk)
+
+    @property
+    def note(self) -> str | None:
+        """What a fit should say of it: where, and in which precision; ``None`` in memory and unrounded."""
+        place = "on disk" if self.on_disk else "in memory"
+        return f"activations were kept {place}, in {self.precision}" if self.on_disk or self.precision != "float32" else None
 
     def check(self, preparation: Preparation) -> None:
         """Raise unless this cache was made for the same classifier, layers, shapes, classes and resolution.
@@ -138,61 +100,56 @@ class ActivationCache:
             ClassifierMismatchError: another classifier.
             ConfigurationError: anything else.
         """
-        if self.classifier != fingerprint(preparation.view.model):
+        if self.origin.classifier != fingerprint(preparation.view.model):
+            made_with = self.origin.classifier[:12]
             raise ClassifierMismatchError(
-                f"the activation cache was made with another classifier (fingerprint {self.classifier[:12]}…), or with other weights"
+                f"the activation cache was made with another classifier (fingerprint {made_with}…), or with other weights"
             )
-        expected_maps = preparation.reduce(tuple(torch.zeros(1, *shape) for shape in preparation.view.tap_shapes))
-        expected = (
-            preparation.view.layers,
-            [tuple(maps.shape[1:]) for maps in expected_maps],
-            (preparation.view.num_classes, preparation.view.class_ids),
-            preparation.resolution,
-        )
-        found = (
-            self.layers,
-            [tuple(maps.shape[1:]) for maps in self.stored.activations],
-            (self.stored.logits.shape[1], self.class_ids),
-            tuple(self.stored.target.shape[2:]),
-        )
+        expected = _told(preparation.view.layers, preparation.view.class_ids, RowLayout.of(preparation.blank(), self.precision))
+        found = _told(self.origin.layers, self.origin.class_ids, self.rows.layout)
         if found != expected:
             raise ConfigurationError(
                 f"the activation cache holds (layers, map shapes, classes, resolution) {found}, this fit needs {expected}"
             )
 
-    def survey(self, num_classes: int) -> Survey:
-        """Of the stored images, in order."""
-        return Survey.of((self.select(index) for index in torch.arange(len(self)).split(1024)), num_classes)
+    def survey(self) -> Survey:
+        """Of the stored images."""
+        return self.rows.survey()
 
     def select(self, index: Tensor) -> LearningBatch:
         """The images at ``index`` (n,), in that order."""
-        stored = self.stored
-        return LearningBatch(
-            tuple(maps[index] for maps in stored.activations), stored.logits[index], stored.target[index], stored.classes[index]
-        )
+        return self.rows.select(index).stored_as(torch.float32)
+
+    def part(self, index: Tensor) -> ActivationCache:
+        """A cache of the images at ``index`` (n,) alone; on disk nothing is copied."""
+        return ActivationCache(self.rows.part(index), self.origin)
 
 
 class CachedBatches:
-    """Shuffled mini-batches of a cache: the order of an epoch depends on the seed and the epoch alone."""
+    """Shuffled mini-batches of a cache: the order of an epoch depends on the seed and the epoch alone.
 
-    def __init__(self, cache: ActivationCache, batch_size: int, seed: int, device: torch.device) -> None:
+    ``order``: ``None`` takes the one that suits where the rows are.
+    """
+
+    def __init__(self, cache: ActivationCache, batch_size: int, seed: int, device: torch.device, order: Order | None = None) -> None:
         self.cache, self.batch_size, self.seed, self.device = cache, min(batch_size, len(cache)), seed, device
+        self.order = order or cache.rows.order
         self.batches_per_epoch: int | None = len(cache) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:
         """Every image at most once; the last, smaller batch is left out, since L_cd depends on the batch size."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        order = torch.randperm(len(self.cache), generator=generator)
-        for index in order[: self.batches_per_epoch * self.batch_size].split(self.batch_size):  # type: ignore[operator]
-            yield self.cache.select(index).to(self.device)
+        order = self.order(len(self.cache), self.batch_size, generator)
+        for batch in self.cache.rows.batches(order, self.batch_size):
+            yield batch.to(self.device).stored_as(torch.float32)
 
 
-class LiveBatches:
-    """Mini-batches as the user's loader gives them, f run in each epoch: for augmented data, or data too large to cache."""
+def _in_memory(passes: Iterator[LearningBatch], precision: str) -> RowsInMemory:
+    narrow = Narrowing(precision)
+    rows = RowsInMemory.of(map(narrow, passes), precision)
+    narrow.warn()
+    return rows
 
-    def __init__(self, preparation: Preparation, data: Data, batches_per_epoch: int | None) -> None:
-        self.preparation, self.data, self.batches_per_epoch = preparation, data, batches_per_epoch
 
-    def epoch(self, number: int) -> Iterator[LearningBatch]:
-        """The user's own batches in the user's own order."""
-        yield from self.preparation.passes(self.data)
+def _told(layers: tuple[str, ...], class_ids: tuple[int, ...] | None, layout: RowLayout) -> tuple[object, ...]:
+    return layers, list(layout.maps), (layout.classes, class_ids), layout.target[1:]

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..classifier.prepare import PreparedClassifier
-from ..data import Data, augments, is_one_shot, num_images, shuffles
+from ..data import Data, augments, is_one_shot, shuffles
 from ..errors import ConfigurationError, FlintWarning
 from ..interpreter.interpreter import Interpreter
 from ..precision import PRECISIONS
 from ..storage import fingerprint
-from .cache import ActivationCache, CachedBatches, LearningBatch, LiveBatches, Preparation, Survey
+from .batches import LearningBatch, LiveBatches, Preparation, Survey
+from .cache import ActivationCache, CachedBatches
 from .checkpoint import FitCheckpoint
 from .history import AccuracyAccount, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities
+from .keeping import CACHES, Reading, kept
 from .presets import FlintConfig
 from .trainer import BatchSource, Trainer
 
-MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
 REFINE_RATE = 0.5  # of the learning rate, once f is done: at the full one g forgets what it had
 INITIAL_IMAGES = 1024  # that the data-dependent initialisation looks at, at most
 
@@ -39,7 +38,7 @@ class FitRequest:
 
     Attributes:
         data: to be read in later epochs, where nothing is cached.  first_pass: the same data, begun.
-        cache: "auto", "memory", "off", or an ``ActivationCache`` that was built before.
+        cache: "auto", "memory", "disk", "off", or an ``ActivationCache`` that was built before.
         checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
         joint: whether f learns too.  start: an interpreter to begin with.
         precision: of f's pass: "auto" (its own), "float32" or "bfloat16".
@@ -99,11 +98,21 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
 def _post_hoc(
     interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
 ) -> tuple[FitHistory, Survey]:
-    source, survey = _source(preparation, request, config, interpreter.num_attributes)
-    interpreter.initialize_from(_initial_activations(source))
-    validation = None if request.validation is None else list(preparation.passes(request.validation))
-    trainer = _trainer(interpreter, prepared, source, survey, config, request, validation)
-    return trainer.fit(resume=request.resume), survey
+    with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
+        interpreter.initialize_from(_initial_activations(source))
+        validation = None if request.validation is None else list(preparation.passes(request.validation))
+        trainer = _trainer(interpreter, prepared, source, survey, config, request, validation)
+        return _noted(trainer.fit(resume=request.resume), source), survey
+
+
+def _noted(history: FitHistory, source: BatchSource) -> FitHistory:
+    note = _note(source)
+    return dataclasses.replace(history, notes=(*history.notes, note)) if note else history
+
+
+def _note(source: BatchSource) -> str | None:
+    """What is to be said of where the activations were kept."""
+    return source.cache.note if isinstance(source, CachedBatches) else None
 
 
 def _by_design(
@@ -113,7 +122,7 @@ def _by_design(
     if is_one_shot(request.data):
         raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
     model, preparation = prepared.view.model, preparation._replace(labels="targets")
-    survey = Survey.of(_first_pass(preparation, request, "survey"), prepared.view.num_classes)
+    survey = Survey.of(_reading(preparation, request).passes("survey"), prepared.view.num_classes)
     _warn_unshuffled(request.data)
     _warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
     source = JointBatches(preparation, request.data, config.joint, survey.batches)
@@ -143,9 +152,9 @@ def _refine(
     cache = "off" if augments(request.data) else "auto"
     torch.manual_seed(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
-    source, survey = _source(preparation, request, config, interpreter.num_attributes)
-    validation = None if request.validation is None else list(preparation.passes(request.validation))
-    return _trainer(interpreter, prepared, source, survey, config, request, validation).fit()
+    with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
+        validation = None if request.validation is None else list(preparation.passes(request.validation))
+        return _noted(_trainer(interpreter, prepared, source, survey, config, request, validation).fit(), source)
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
@@ -169,6 +178,8 @@ def _trainer(
     classifier: nn.Module | None = None,
 ) -> Trainer:
     identity = _identity(prepared, interpreter.num_attributes, config, survey, request.joint)
+    note = _note(source)
+    identity |= {"cache": note} if note else {}  # other precisions and orders end elsewhere
     return Trainer(
         interpreter,
         prepared.view.kind,
@@ -205,69 +216,26 @@ def _initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:
     return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
 
 
-def _source(preparation: Preparation, request: FitRequest, config: FlintConfig, num_attributes: int) -> tuple[BatchSource, Survey]:
-    batch_size, classes = config.settings.batch_for(num_attributes), preparation.view.num_classes
-    cache = request.cache if isinstance(request.cache, ActivationCache) else CACHES[request.cache](preparation, request)
-    if cache is None:
-        _warn_unshuffled(request.data)
-        survey = Survey.of(_first_pass(preparation, request, "survey"), classes)
-        _warn_small_batches(survey.images // survey.batches, num_attributes)
-        return LiveBatches(preparation, request.data, survey.batches), survey
-    cache.check(preparation)
-    _warn_small_batches(min(batch_size, len(cache)), num_attributes)
-    return CachedBatches(cache, batch_size, config.settings.seed, preparation.device), cache.survey(classes)
+@contextlib.contextmanager
+def _source(
+    preparation: Preparation, request: FitRequest, config: FlintConfig, num_attributes: int
+) -> Iterator[tuple[BatchSource, Survey]]:
+    """Mini-batches for as long as this lasts, and what one pass told of the data."""
+    batch_size, reading = config.settings.batch_for(num_attributes), _reading(preparation, request)
+    with kept(request.cache, reading) as cache:
+        if cache is None:
+            _warn_unshuffled(request.data)
+            survey = Survey.of(reading.passes("survey"), preparation.view.num_classes)
+            _warn_small_batches(survey.images // survey.batches, num_attributes)
+            yield LiveBatches(preparation, request.data, survey.batches), survey
+            return
+        cache.check(preparation)
+        _warn_small_batches(min(batch_size, len(cache)), num_attributes)
+        yield CachedBatches(cache, batch_size, config.settings.seed, preparation.device), cache.survey()
 
 
-def _in_memory(preparation: Preparation, request: FitRequest) -> ActivationCache | None:
-    if augments(request.data):
-        warnings.warn(
-            "the data gives other pixels when read twice (augmentation), which a cache would freeze; "
-            "the classifier runs in every epoch instead. Pass data without augmentation, or cache='off' to say so",
-            FlintWarning,
-            stacklevel=2,
-        )
-        return None
-    return ActivationCache.build(preparation, _first_pass(preparation, request, "activations"))
-
-
-def _automatic(preparation: Preparation, request: FitRequest) -> ActivationCache | None:
-    images = num_images(request.data)
-    wanted, free = (images or 0) * preparation.bytes_per_image(), MEMORY_SHARE * _free_memory()
-    if wanted > free and not is_one_shot(request.data):
-        warnings.warn(
-            f"the activations of {images:,} images need {wanted / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that may be filled; "
-            "the classifier runs in every epoch instead",
-            FlintWarning,
-            stacklevel=2,
-        )
-        return None
-    return _in_memory(preparation, request)
-
-
-def _off(preparation: Preparation, request: FitRequest) -> None:
-    if is_one_shot(request.data):
-        raise ConfigurationError(
-            "cache='off' reads the data in every epoch, but this iterator can be read only once; use cache='memory' or a DataLoader"
-        )
-
-
-CACHES: dict[str, Callable[[Preparation, FitRequest], ActivationCache | None]] = {"auto": _automatic, "memory": _in_memory, "off": _off}
-
-
-def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Iterator[LearningBatch]:
-    """``passes`` with a bar that counts images."""
-    with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
-        for batch in passes:
-            bar.update(len(batch.logits))
-            yield batch
-
-
-def _first_pass(preparation: Preparation, request: FitRequest, what: str) -> Iterator[LearningBatch]:
-    return with_progress(preparation.passes(request.first_pass), what, num_images(request.data), request.progress)
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _reading(preparation: Preparation, request: FitRequest) -> Reading:
+    return Reading(preparation, request.data, request.first_pass, request.progress)
 
 
 def _warn_small_batches(batch_size: int, num_attributes: int) -> None:

@@ -19,7 +19,7 @@ from ..classifier.view import OpenView, ViewPass
 from ..data import Batch, Data, class_of
 from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError
 from ..measures import area_resize
-from .cache import LearningBatch, Preparation
+from .batches import LearningBatch, Preparation
 
 PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,) or shares (b, C)
 

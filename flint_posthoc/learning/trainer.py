@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..classifier.adapter import OutputKind
 from ..errors import ConfigurationError, EmptyDataError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
-from .cache import LearningBatch
+from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
 from .joint import JointSettings, learnable

@@ -75,7 +75,7 @@ def test_a_fold_is_a_fit_on_the_rest_judged_on_what_was_left_out(explain: FlintE
     assert prepared is not None
     pixels, expected = small.images(48), []
     for learnt, held in folds_of(48, 2, 0):
-        part = ActivationCache(cache.select(learnt), cache.layers, cache.class_ids, cache.classifier)
+        part = cache.part(learnt)
         result = fit(prepared, 5, CONFIG, FitRequest((), (), cache=part, progress=False), explain.device)
         other = small.explainer(explain.model, num_attributes=5, config=CONFIG, normalization=PLAIN)
         other.fit(pixels[learnt], progress=False, cache=part)

@@ -1,18 +1,35 @@
 """f sees each image once; what it saw is the same as without a cache; augmentation is noticed; reuse over fits is checked."""
 
+import errno
 import math
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import oracles
 import pytest
 import small
 import torch
+from models import left_alone
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, EmptyDataError, FlintWarning
-from flint_posthoc.learning import fitting
-from flint_posthoc.learning.cache import ActivationCache, CachedBatches, Survey
+from flint_posthoc import FlintExplainer, Normalization
+from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DiskSpaceError, EmptyDataError, FlintWarning
+from flint_posthoc.learning import keeping, shards
+from flint_posthoc.learning.batches import LearningBatch, Survey
+from flint_posthoc.learning.cache import ActivationCache, CachedBatches
+from flint_posthoc.learning.checkpoint import FitCheckpoint
+from flint_posthoc.learning.layout import columns_of
+from flint_posthoc.learning.order import windows
+from flint_posthoc.learning.rows import RowsInMemory
+from flint_posthoc.learning.trainer import Trainer
+
+PLAIN = Normalization((0.0, 0.0), (1.0, 1.0))
 
 
 class Counted(Dataset[tuple[Tensor, int]]):
@@ -33,7 +50,7 @@ def batched(data: Dataset[Any], **settings: Any) -> DataLoader[Any]:
     return DataLoader(data, **({"batch_size": 8, "shuffle": True} | settings))
 
 
-@pytest.mark.parametrize("cache", ["auto", "memory"])
+@pytest.mark.parametrize("cache", ["auto", "memory", "disk"])
 @pytest.mark.parametrize("wrap", [lambda data: data, batched], ids=["data set", "loader"])
 def test_caching_reads_the_data_once_beside_eight_items_that_are_probed(cache: str, wrap: Any) -> None:
     data = Counted()
@@ -72,7 +89,7 @@ def test_data_that_can_be_read_only_once_cannot_do_without_a_cache() -> None:
         small.explainer().fit(small.generated(small.images()), cache="off", progress=False)
 
 
-@pytest.mark.parametrize("cache", ["auto", "memory"])
+@pytest.mark.parametrize("cache", ["auto", "memory", "disk"])
 def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
     data = Counted(noise=0.1)
     with pytest.warns(FlintWarning, match="other pixels when read twice"):
@@ -80,12 +97,133 @@ def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
     assert min(data.reads) >= 3
 
 
-def test_too_little_memory_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_free_memory", lambda: 1000)
+def test_too_little_room_anywhere_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
     data = Counted()
-    with pytest.warns(FlintWarning, match="the activations of 40 images need"):
+    with pytest.warns(FlintWarning, match=r"the activations of 40 images need .* and on disk .* are free in"):
         small.explainer().fit(batched(data), epochs=3, progress=False)
     assert min(data.reads) >= 3
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary caches go."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what it found before
+    return tmp_path
+
+
+def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "in_memory", lambda folder: False)
+    data = Counted()
+    history = small.explainer().fit(batched(data), epochs=3, progress=False)
+    assert sorted(data.reads) == [1] * 32 + [3] * 8
+    assert history.notes == ("activations were kept on disk, in float16",)
+    assert not list(temporary.iterdir())
+
+
+def test_a_disk_that_is_memory_does_not_help(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "in_memory", lambda folder: True)
+    with pytest.warns(FlintWarning, match="the classifier runs in every epoch instead"):
+        small.explainer().fit(batched(Counted()), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("half-way"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("learning", [False, True], ids=["while caching", "while learning"])
+def test_a_temporary_folder_goes_whatever_happens(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, learning: bool
+) -> None:
+    explain = small.explainer(normalization=PLAIN)
+    seen = []
+
+    def broken(*_: Any, **__: Any) -> Any:
+        seen.extend(path.name for path in temporary.glob("*/*"))
+        raise error
+
+    def data() -> Iterator[Tensor]:
+        yield from small.images(24).split(8)
+        if not learning:
+            broken()
+
+    if learning:
+        monkeypatch.setattr(Trainer, "fit", broken)
+    with left_alone(explain.model), pytest.raises(type(error)):
+        explain.fit(data(), cache="disk", progress=False)
+    assert ("manifest.json" if learning else "cache.lock") in seen
+    assert not list(temporary.iterdir())
+
+
+def test_a_full_disk_leaves_the_classifier_as_it_was(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain = small.explainer(normalization=PLAIN)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with left_alone(explain.model), pytest.raises(DiskSpaceError, match="is full"):
+        explain.fit(small.loader(small.images()), cache="disk", progress=False)
+    assert not list(temporary.iterdir())
+
+
+def test_from_disk_in_float32_a_fit_is_the_one_from_memory_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = small.tiny(), small.images(200)
+    kept, in_memory = small.explainer(model).cache(pixels, folder=tmp_path, precision="float32", progress=False), small.explainer(model)
+    opened = ActivationCache.open(tmp_path)
+    assert (len(opened), opened.nbytes) == (len(kept), kept.nbytes)
+    assert same(everything(opened), everything(in_memory.cache(pixels, progress=False)))
+    from_disk = small.explainer(model)
+    from_disk.fit(pixels, cache=opened, progress=False)
+    monkeypatch.setattr(RowsInMemory, "order", property(lambda rows: partial(windows, rows.layout.row_bytes)))
+    in_memory.fit(pixels, cache="memory", progress=False)
+    assert small.weights(from_disk) == small.weights(in_memory)
+    torch.testing.assert_close(from_disk.fitted.class_means, in_memory.fitted.class_means)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_is_close_and_half_the_size(precision: str) -> None:
+    explain, pixels = small.explainer(), small.images()
+    exact, half = explain.cache(pixels, progress=False), explain.cache(pixels, precision=precision, progress=False)
+    kept_exactly = len(exact) * (4 * small.CLASSES + 8)
+    assert half.nbytes - kept_exactly == (exact.nbytes - kept_exactly) / 2
+    near, true = everything(half), everything(exact)
+    assert torch.equal(near.logits, true.logits)
+    assert torch.equal(near.classes, true.classes)
+    assert all(tap.dtype == torch.float32 for tap in near.activations)
+    for one, other in zip((*near.activations, near.target), (*true.activations, true.target), strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-8, atol=1e-6)
+    assert half.part(torch.arange(5)).precision == precision
+    assert half.note == f"activations were kept in memory, in {precision}"
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"precision of a cache must be one of \['auto', 'float32', .*got 'float8'"):
+        small.explainer().cache(small.images(), precision="float8", progress=False)
+
+
+def test_a_fit_from_disk_that_broke_off_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    model, pixels, state = small.tiny(), small.images(), tmp_path / "state"
+    cache = small.explainer(model).cache(pixels, folder=tmp_path / "cache", progress=False)
+
+    def fit(cache: ActivationCache | str, **settings: Any) -> FlintExplainer:
+        explain = small.explainer(model)
+        explain.fit(pixels, cache=cache, epochs=4, progress=False, **settings)
+        return explain
+
+    save, saved = FitCheckpoint.save, []
+
+    def save_twice(*arguments: Any) -> None:
+        save(*arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with patch.object(FitCheckpoint, "save", save_twice), pytest.raises(KeyboardInterrupt):
+        fit(cache, checkpoint_dir=state)
+    with pytest.raises(ClassifierMismatchError, match=r"cache \(saved 'activations were kept on disk, in float16', now None\)"):
+        fit("memory", checkpoint_dir=state, resume=True)
+    resumed, unbroken = fit(ActivationCache.open(tmp_path / "cache"), checkpoint_dir=state, resume=True), fit(cache)
+    assert resumed.history == unbroken.history
+    assert small.weights(resumed) == small.weights(unbroken)
 
 
 def test_with_and_without_a_cache_a_fit_is_the_same() -> None:
@@ -142,13 +280,21 @@ def test_a_cache_of_other_classes_of_the_same_number_is_refused() -> None:
 
 
 def test_a_misspelt_cache_is_told_what_there_is() -> None:
-    with pytest.raises(ConfigurationError, match=r"cache must be one of \['auto', 'memory', 'off'\]"):
+    with pytest.raises(ConfigurationError, match=r"cache must be one of \['auto', 'disk', 'memory', 'off'\]"):
         small.explainer().fit(small.images(), cache="memry", progress=False)
 
 
 def cached(count: int, batch_size: int, seed: int) -> tuple[ActivationCache, CachedBatches]:
     cache = small.explainer().cache(small.images(count), progress=False)
     return cache, CachedBatches(cache, batch_size, seed, torch.device("cpu"))
+
+
+def everything(cache: ActivationCache) -> LearningBatch:
+    return cache.select(torch.arange(len(cache)))
+
+
+def same(one: LearningBatch, other: LearningBatch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(columns_of(one), columns_of(other), strict=True))
 
 
 def order(batches: CachedBatches, epoch: int) -> list[float]:
@@ -163,7 +309,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert order(CachedBatches(cache, 8, 0, torch.device("cpu")), 0) == first
     assert order(batches, 1) != first
     assert order(CachedBatches(cache, 8, 1, torch.device("cpu")), 0) != first
-    assert sorted(first) == sorted(cache.stored.logits[:, 0].tolist())
+    assert sorted(first) == sorted(everything(cache).logits[:, 0].tolist())
 
 
 @pytest.mark.parametrize(("count", "batch_size", "sizes"), [(32, 8, [8] * 4), (31, 8, [8] * 3), (5, 8, [5])])
@@ -175,11 +321,12 @@ def test_all_mini_batches_are_whole(count: int, batch_size: int, sizes: list[int
 
 def test_a_row_of_the_cache_holds_what_belongs_to_one_image() -> None:
     cache, batches = cached(20, 5, 0)
-    rows = {float(cache.stored.logits[index, 0]): index for index in range(20)}
+    stored = everything(cache)
+    rows = {float(stored.logits[index, 0]): index for index in range(20)}
     for batch in batches.epoch(3):
         index = [rows[float(value)] for value in batch.logits[:, 0]]
-        assert torch.equal(batch.target, cache.stored.target[index])
-        assert all(torch.equal(tap, stored[index]) for tap, stored in zip(batch.activations, cache.stored.activations, strict=True))
+        assert torch.equal(batch.target, stored.target[index])
+        assert all(torch.equal(tap, whole[index]) for tap, whole in zip(batch.activations, stored.activations, strict=True))
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -188,7 +335,7 @@ def test_class_means_are_the_loops(labelled: bool) -> None:
     classes = small.labels(model, pixels) if labelled else model(pixels).argmax(dim=1)
     classes[classes == 2] = 1  # a class that is never seen
     data = [(pixels[:17], classes[:17]), (pixels[17:], classes[17:])] if labelled else [pixels]
-    means = small.explainer(model).cache(data, progress=False).survey(small.CLASSES).class_means
+    means = small.explainer(model).cache(data, progress=False).survey().class_means
     if labelled:
         for c in range(small.CLASSES):
             members = [image for image, k in zip(oracles.rows(pixels), classes.tolist(), strict=True) if k == c or c == 2]

@@ -12,7 +12,7 @@ from torch import Tensor
 from flint_posthoc.classifier.adapter import Categorical
 from flint_posthoc.errors import EmptyDataError, FlintWarning, NotFitted, TrainingDivergedError
 from flint_posthoc.interpreter.interpreter import Interpreter
-from flint_posthoc.learning.cache import LearningBatch
+from flint_posthoc.learning.batches import LearningBatch
 from flint_posthoc.learning.history import FitHistory
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig

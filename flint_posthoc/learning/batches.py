@@ -1,0 +1,135 @@
+"""What one optimiser step reads of f and the data, how it is made from images, and what one pass tells of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arrays import Activations, Images, Logits
+from ..classifier.view import ClassifierView
+from ..data import Batch, Data, Labels, batches, class_of
+from ..errors import EmptyDataError
+from ..measures import area_resize
+
+Reduce = Callable[[Activations], Activations]
+
+
+class LearningBatch(NamedTuple):
+    """What one optimiser step needs of f and the data."""
+
+    activations: Activations
+    logits: Logits  # f's, over the explained classes
+    target: Images  # the classifier's input at the decoder's resolution
+    classes: Tensor  # (b,) the class an image counts under: its label, or f's prediction where there is none
+    prediction: Tensor | None = None  # L_pred of these images, weighted, with its graph; by design only
+
+    def to(self, device: torch.device) -> LearningBatch:
+        """The same batch on ``device``."""
+        return LearningBatch(
+            tuple(maps.to(device) for maps in self.activations), self.logits.to(device), self.target.to(device), self.classes.to(device)
+        )
+
+    def stored_as(self, dtype: torch.dtype) -> LearningBatch:
+        """With maps and target in another precision; logits stay as they are."""
+        return self._replace(activations=tuple(maps.to(dtype) for maps in self.activations), target=self.target.to(dtype))
+
+    def rows(self, index: Tensor | slice) -> LearningBatch:
+        """The images at ``index``, in that order."""
+        return LearningBatch(tuple(maps[index] for maps in self.activations), self.logits[index], self.target[index], self.classes[index])
+
+
+class Preparation(NamedTuple):
+    """How a batch of images becomes a ``LearningBatch``: whatever of Ψ and d is not learnt."""
+
+    view: ClassifierView
+    reduce: Reduce
+    resolution: tuple[int, int]
+    image_shape: tuple[int, int, int]
+    device: torch.device
+    labels: Labels = "optional"
+    bfloat16: bool = False  # f's pass, as autocast does it
+
+    def blank(self) -> LearningBatch:
+        """One image's worth of zeros, for its shapes."""
+        maps = self.reduce(tuple(torch.zeros(1, *shape) for shape in self.view.tap_shapes))
+        target = torch.zeros(1, self.image_shape[0], *self.resolution)
+        return LearningBatch(maps, torch.zeros(1, self.view.num_classes), target, torch.zeros(1, dtype=torch.int64))
+
+    def read(self, data: Data) -> Iterator[Batch]:
+        """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
+        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=self.labels)
+
+    @torch.no_grad()
+    def passes(self, data: Data) -> Iterator[LearningBatch]:
+        """One pass of the frozen f over ``data``."""
+        with self.view.frozen(bfloat16=self.bfloat16) as run:
+            for batch in self.read(data):
+                result = run(batch.images)
+                classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels)
+                yield LearningBatch(self.reduce(result.activations), result.logits, area_resize(batch.images, self.resolution), classes)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass tells of the data.
+
+    Attributes:
+        class_counts: images that count under each class.
+        class_means: the mean image of each class (C, channels, h, w); classes never seen get the overall mean.
+    """
+
+    batches: int
+    class_counts: tuple[int, ...]
+    class_means: Tensor
+
+    @property
+    def images(self) -> int:
+        return sum(self.class_counts)
+
+    @classmethod
+    def of(cls, stream: Iterable[LearningBatch], num_classes: int) -> Survey:
+        """Raises ``EmptyDataError`` where ``stream`` holds nothing."""
+        sums = SurveySums(num_classes)
+        for batch in stream:
+            sums.add(batch)
+        return sums.result()
+
+
+class SurveySums:
+    """A ``Survey`` in the making."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._batches, self._counts = 0, torch.zeros(num_classes, dtype=torch.int64)
+        self._sums: Tensor | None = None  # (C, channels, h, w)
+
+    def add(self, batch: LearningBatch) -> None:
+        """Count one batch in."""
+        classes, target = batch.classes.cpu(), batch.target.cpu().double()
+        self._sums = target.new_zeros(len(self._counts), *target.shape[1:]) if self._sums is None else self._sums
+        self._sums.index_add_(0, classes, target)
+        self._counts += classes.bincount(minlength=len(self._counts))
+        self._batches += 1
+
+    def result(self) -> Survey:
+        """Raises ``EmptyDataError`` where nothing was counted in."""
+        if self._sums is None:
+            raise EmptyDataError("the data held no batch, there is nothing to learn from")
+        counts = self._counts.view(-1, 1, 1, 1)
+        overall = self._sums.sum(dim=0) / counts.sum()
+        means = torch.where(counts > 0, self._sums / counts.clamp_min(1), overall)
+        return Survey(self._batches, tuple(self._counts.tolist()), means.float())
+
+
+class LiveBatches:
+    """Mini-batches as the user's loader gives them, f run in each epoch: for augmented data, or data too large to cache."""
+
+    def __init__(self, preparation: Preparation, data: Data, batches_per_epoch: int | None) -> None:
+        self.preparation, self.data, self.batches_per_epoch = preparation, data, batches_per_epoch
+
+    def epoch(self, number: int) -> Iterator[LearningBatch]:
+        """The user's own batches in the user's own order."""
+        yield from self.preparation.passes(self.data)

@@ -1,0 +1,157 @@
+"""A cache on disk as a whole: written shard by shard with the manifest last, opened once every byte has been checked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
+from ..storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
+from .batches import LearningBatch, Survey, SurveySums
+from .folder import locked, occupied_bytes, remove_cache, require_space, writing
+from .layout import Narrowing, RowLayout, half_precision, raw
+from .manifest import FORMAT, MEANS_NAME, NAME, Manifest, StoredFile, read_manifest, write_manifest
+from .rows import RowsOnDisk
+from .shards import ShardReader, ShardWriter, digest_of
+
+_MEANS = "class_means"  # the one tensor of that file
+
+
+class Origin(NamedTuple):
+    """Whose activations a cache holds; ``classifier`` is its fingerprint."""
+
+    layers: tuple[str, ...]
+    class_ids: tuple[int, ...] | None
+    classifier: str
+
+
+class StoredCache(NamedTuple):
+    """What a folder holds."""
+
+    origin: Origin
+    rows: RowsOnDisk
+
+
+def write_cache(
+    path: StrPath, origin: Origin, passes: Iterator[LearningBatch], *, precision: str, needed: int, overwrite: bool
+) -> StoredCache:
+    """Write ``passes`` into a folder. Whatever raises, no file of ours stays there; files of others are never touched.
+
+    Args:
+        precision: "auto" lets the first batch decide which half precision it is.  needed: bytes, as far as they are known.
+
+    Raises:
+        ArtifactError: not writable, written by another process, or it holds a whole cache and ``overwrite`` is False.
+        DiskSpaceError: before the first batch is read, or later.  EmptyDataError: there is no batch.
+    """
+    folder = writable_folder(path)
+    with locked(folder):
+        if not overwrite:
+            _refuse_whole(folder, origin)
+        require_space(folder, needed - occupied_bytes(folder), "the activations")
+        remove_cache(folder)
+        try:
+            survey, manifest = _write(folder, origin, passes, precision)
+        except BaseException:
+            with contextlib.suppress(ArtifactError):
+                remove_cache(folder)
+            raise
+        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=survey))
+
+
+def open_cache(path: StrPath) -> StoredCache:
+    """What ``write_cache`` wrote. The first time in a process, all of it is read once, in bounded memory, to check its digests.
+
+    Raises:
+        NotAnArtifactError: no whole cache.  DamagedArtifactError: one that has changed, or is of another format.
+    """
+    folder = artifact_folder(path)
+    manifest = read_manifest(folder)
+    reader = ShardReader(folder, manifest)
+    survey = _read_survey(folder, manifest)
+    reader.verify()
+    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), RowsOnDisk(reader, known=survey))
+
+
+def _write(folder: Path, origin: Origin, passes: Iterator[LearningBatch], precision: str) -> tuple[Survey, Manifest]:
+    first = next(passes, None)
+    if first is None:
+        raise EmptyDataError("the data held no batch, there is nothing to learn from")
+    layout = RowLayout.of(first, half_precision(first) if precision == "auto" else precision)
+    writer, narrow, sums, seen = ShardWriter(folder, layout), Narrowing(layout.precision), SurveySums(layout.classes), _DataDigest()
+    for batch in chain([first], passes):
+        sums.add(batch)
+        seen.add(batch)
+        writer.add(narrow(batch))
+    writer.flush()
+    narrow.warn()
+    survey = sums.result()
+    with writing(folder):
+        write_tensors(folder / MEANS_NAME, {_MEANS: survey.class_means})
+        means = _stored(folder / MEANS_NAME)
+        shards = tuple(writer.shards), tuple(writer.rows)
+        manifest = Manifest(
+            origin.classifier, origin.layers, origin.class_ids, layout, seen.result(), survey.batches, survey.class_counts, means, *shards
+        )
+        write_manifest(folder, manifest)
+    return survey, manifest
+
+
+class _DataDigest:
+    """Of targets and classes in the order of the pass, however they are cut into batches."""
+
+    def __init__(self) -> None:
+        self._targets, self._classes = hashlib.blake2b(digest_size=32), hashlib.blake2b(digest_size=32)
+
+    def add(self, batch: LearningBatch) -> None:
+        """Count one batch in."""
+        self._targets.update(raw(batch.target.cpu().float().contiguous()))
+        self._classes.update(raw(batch.classes.cpu().long().contiguous()))
+
+    def result(self) -> str:
+        """Of all so far."""
+        return hashlib.blake2b(self._targets.digest() + self._classes.digest(), digest_size=32).hexdigest()
+
+
+def _stored(path: Path) -> StoredFile:
+    return StoredFile(path.stat().st_size, digest_of(path))
+
+
+def _read_survey(folder: Path, manifest: Manifest) -> Survey:
+    path, noted, shape = folder / MEANS_NAME, manifest.class_means, (manifest.layout.classes, *manifest.layout.target)
+    if not path.exists():
+        raise DamagedArtifactError(f"{path} is missing")
+    means = read_tensors(path, limit=noted.nbytes).tensors.get(_MEANS)
+    if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or _stored(path) != noted:
+        raise DamagedArtifactError(f"{path} is damaged: it is not what was noted when it was written")
+    return Survey(manifest.batches, manifest.class_counts, means)
+
+
+def _refuse_whole(folder: Path, origin: Origin) -> None:
+    """Raise ``ArtifactError`` where the folder holds a whole cache, of any origin or of another format."""
+    try:
+        manifest = read_manifest(folder)
+        ShardReader(folder, manifest)
+    except NotAnArtifactError:
+        return
+    except DamagedArtifactError:
+        if _format(folder) in (None, FORMAT):
+            return
+        raise ArtifactError(f"{folder} holds an activation cache of another format; overwrite=True replaces it") from None
+    same = Origin(manifest.layers, manifest.class_ids, manifest.classifier) == origin
+    whose = "this classifier and these layers: ActivationCache.open reads it," if same else "another classifier or other layers:"
+    raise ArtifactError(f"{folder} holds a whole activation cache of {whose} overwrite=True replaces it")
+
+
+def _format(folder: Path) -> int | None:
+    try:
+        told = read_json(folder / NAME).get("format")
+    except ArtifactError:
+        return None
+    return told if isinstance(told, int) else None

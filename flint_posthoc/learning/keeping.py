@@ -1,0 +1,119 @@
+"""Where a fit keeps f's activations: in memory, on disk, or nowhere."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ..data import Data, augments, is_one_shot, num_images
+from ..errors import ConfigurationError, FlintWarning
+from .batches import LearningBatch, Preparation
+from .cache import ActivationCache
+from .folder import free_bytes, in_memory, temporary_folder, temporary_place
+from .layout import bytes_per_image
+
+MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
+
+
+class Reading(NamedTuple):
+    """One pass over the data that is still to be made. ``first_pass``: ``data``, begun."""
+
+    preparation: Preparation
+    data: Data
+    first_pass: Iterable[Any]
+    show_progress: bool
+
+    @property
+    def images(self) -> int | None:
+        """How many, where that is known."""
+        return num_images(self.data)
+
+    def passes(self, what: str) -> Generator[LearningBatch, None, None]:
+        """That pass, with a bar named ``what``."""
+        return with_progress(self.preparation.passes(self.first_pass), what, self.images, self.show_progress)
+
+    def cached(self, folder: Path | None = None) -> ActivationCache:
+        """That pass, kept."""
+        return ActivationCache.build(self.preparation, self.passes("activations"), folder=folder, images=self.images)
+
+
+Kept = AbstractContextManager[ActivationCache | None]  # None: f runs in every epoch
+
+
+def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
+    """``passes`` with a bar that counts images."""
+    with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
+        for batch in passes:
+            bar.update(len(batch.logits))
+            yield batch
+
+
+def _memory(reading: Reading) -> Kept:
+    return nullcontext(None if _warned_of_augmentation(reading) else reading.cached())
+
+
+@contextmanager
+def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
+    """A cache in a folder that is removed afterwards, whatever happens."""
+    if _warned_of_augmentation(reading):
+        yield None
+        return
+    with temporary_folder() as folder:
+        yield reading.cached(folder)
+
+
+def _automatic(reading: Reading) -> Kept:
+    images = reading.images or 0
+    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory()
+    if wanted <= room or is_one_shot(reading.data):
+        return _memory(reading)
+    place = temporary_place()
+    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place)
+    if on_disk <= free:
+        return _disk(reading)
+    warnings.warn(
+        f"the activations of {images:,} images need {wanted / 2**30:.1f} GiB, more than the {room / 2**30:.1f} GiB that may be filled, "
+        f"and on disk {on_disk / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that are free in {place}; "
+        "the classifier runs in every epoch instead",
+        FlintWarning,
+        stacklevel=2,
+    )
+    return nullcontext()
+
+
+def _off(reading: Reading) -> Kept:
+    if is_one_shot(reading.data):
+        raise ConfigurationError(
+            "cache='off' reads the data in every epoch, but this iterator can be read only once; use cache='memory' or a DataLoader"
+        )
+    return nullcontext()
+
+
+CACHES: dict[str, Callable[[Reading], Kept]] = {"auto": _automatic, "memory": _memory, "disk": _disk, "off": _off}
+
+
+def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
+    """A context in which the activations of ``reading`` are to be had as ``cache`` says."""
+    return nullcontext(cache) if isinstance(cache, ActivationCache) else CACHES[cache](reading)
+
+
+def _warned_of_augmentation(reading: Reading) -> bool:
+    if not augments(reading.data):
+        return False
+    warnings.warn(
+        "the data gives other pixels when read twice (augmentation), which a cache would freeze; "
+        "the classifier runs in every epoch instead. Pass data without augmentation, or cache='off' to say so",
+        FlintWarning,
+        stacklevel=2,
+    )
+    return True
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,130 @@
+"""A cache's rows, one an image: in memory, or in shards on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import EmptyDataError
+from .batches import LearningBatch, Survey
+from .layout import RowLayout, blocks
+from .order import Order, shuffled, whole_batches, windows
+from .shards import ShardReader
+
+SURVEY_ROWS = 1024  # that a survey looks at together
+
+
+@dataclass(frozen=True)
+class RowsInMemory:
+    """All of them, as one batch."""
+
+    stored: LearningBatch
+    layout: RowLayout
+
+    @classmethod
+    def of(cls, passes: Iterable[LearningBatch], precision: str) -> RowsInMemory:
+        """Batches of this precision, on the CPU. Raises ``EmptyDataError`` where there is none."""
+        parts = list(passes)
+        if not parts:
+            raise EmptyDataError("the data held no batch, there is nothing to learn from")
+        maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
+        logits, target, classes = (torch.cat(column) for column in zip(*(part[1:4] for part in parts), strict=True))
+        return cls(LearningBatch(maps, logits, target, classes), RowLayout.of(parts[0], precision))
+
+    def __len__(self) -> int:
+        return len(self.stored.logits)
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory."""
+        return len(self) * self.layout.row_bytes
+
+    @property
+    def order(self) -> Order:
+        """Any row may follow any other."""
+        return shuffled
+
+    def select(self, index: Tensor) -> LearningBatch:
+        """The rows at ``index`` (n,), in that order."""
+        return self.stored.rows(index)
+
+    def batches(self, order: Iterable[Tensor], batch_size: int) -> Iterator[LearningBatch]:
+        """Whole mini-batches of the rows in ``order``; what is left at the end of a window is left out."""
+        for window in order:
+            for index in whole_batches(window, batch_size):
+                yield self.select(index)
+
+    def part(self, index: Tensor) -> RowsInMemory:
+        """Some of them, copied."""
+        return RowsInMemory(self.select(index), self.layout)
+
+    def survey(self) -> Survey:
+        """Of all rows, in order."""
+        return Survey.of((self.select(index) for index in blocks(len(self), SURVEY_ROWS)), self.layout.classes)
+
+
+@dataclass(frozen=True)
+class RowsOnDisk:
+    """Rows of a whole cache, read when they are needed.
+
+    Attributes:
+        chosen: their numbers in the cache; ``None``: all of them.
+        known: the survey that was made when they were written.
+    """
+
+    reader: ShardReader
+    chosen: Tensor | None = None
+    known: Survey | None = None
+
+    @property
+    def layout(self) -> RowLayout:
+        return self.reader.layout
+
+    def __len__(self) -> int:
+        return len(self.reader) if self.chosen is None else len(self.chosen)
+
+    @property
+    def nbytes(self) -> int:
+        """Of disk."""
+        return len(self) * self.layout.row_bytes
+
+    @property
+    def order(self) -> Order:
+        """Nearly sequential, and in bounded memory."""
+        return partial(windows, self.layout.row_bytes)
+
+    def select(self, index: Tensor) -> LearningBatch:
+        """The rows at ``index`` (n,), in that order."""
+        numbers, place = self._numbers(index).sort()
+        found = self.reader.read(numbers, self.layout.empty(len(index)))
+        return found.rows(place.argsort())
+
+    def batches(self, order: Iterable[Tensor], batch_size: int) -> Iterator[LearningBatch]:
+        """Whole mini-batches of the rows in ``order``, as above. One window is in memory at a time."""
+        memory = self.layout.empty(0)
+        for window in order:
+            numbers, place = self._numbers(window).sort()
+            if len(memory.logits) < len(window):
+                memory = self.layout.empty(len(window))
+            self.reader.read(numbers, memory)
+            for index in whole_batches(place.argsort(), batch_size):
+                yield memory.rows(index)
+
+    def part(self, index: Tensor) -> RowsOnDisk:
+        """Some of them; nothing is copied."""
+        return RowsOnDisk(self.reader, self._numbers(index))
+
+    def survey(self) -> Survey:
+        """The known one, or of all rows in order."""
+        return self.known or Survey.of((self.select(index) for index in blocks(len(self), SURVEY_ROWS)), self.layout.classes)
+
+    def _numbers(self, index: Tensor) -> Tensor:
+        return index if self.chosen is None else self.chosen[index]
+
+
+Rows: TypeAlias = RowsInMemory | RowsOnDisk  # batches come in the stored precision, on the CPU
