@@ -15,7 +15,7 @@ from .explainer import FlintExplainer as FlintExplainer
 from .interpretation.relevance import GlobalInterpretation as GlobalInterpretation
 from .interpretation.relevance import LocalInterpretation as LocalInterpretation
 from .learning import presets as presets
-from .learning.cache import ActivationCache as ActivationCache
+from .learning.caching.cache import ActivationCache as ActivationCache
 from .learning.history import FitHistory as FitHistory
 from .learning.joint import JointSettings as JointSettings
 from .learning.losses import LossWeights as LossWeights

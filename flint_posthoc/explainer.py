@@ -23,7 +23,7 @@ from .evaluation.selection import Selection, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
-from .learning.cache import ActivationCache
+from .learning.caching.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
 from .learning.keeping import with_progress

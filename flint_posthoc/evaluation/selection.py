@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..learning.batches import LearningBatch
-from ..learning.cache import ActivationCache
+from ..learning.caching.cache import ActivationCache
 from ..learning.fitting import FitRequest, fit, learning_mode
 from ..learning.presets import FlintConfig
 from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude

@@ -20,7 +20,7 @@ from ..interpreter.interpreter import Interpreter
 from ..precision import PRECISIONS
 from ..storage import fingerprint
 from .batches import LearningBatch, LiveBatches, Preparation, Survey
-from .cache import ActivationCache, CachedBatches
+from .caching.cache import ActivationCache, CachedBatches
 from .checkpoint import FitCheckpoint
 from .history import AccuracyAccount, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities

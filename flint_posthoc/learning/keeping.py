@@ -14,9 +14,9 @@ from tqdm import tqdm
 from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
 from .batches import LearningBatch, Preparation
-from .cache import ActivationCache
-from .folder import free_bytes, in_memory, temporary_folder, temporary_place
-from .layout import bytes_per_image
+from .caching.cache import ActivationCache
+from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
+from .caching.layout import bytes_per_image
 
 MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
 

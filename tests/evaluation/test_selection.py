@@ -15,7 +15,7 @@ from flint_posthoc import FlintExplainer, Normalization
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError
 from flint_posthoc.evaluation.evaluation import Evaluation
 from flint_posthoc.evaluation.selection import Selection, SizeScore, folds_of, recommend, sweep_sizes
-from flint_posthoc.learning.cache import ActivationCache
+from flint_posthoc.learning.caching.cache import ActivationCache
 from flint_posthoc.learning.fitting import FitRequest, fit
 
 CONFIG = dataclasses.replace(small.CONFIG, settings=dataclasses.replace(small.CONFIG.settings, max_steps=6, batch_size=12))

@@ -22,11 +22,11 @@ from flint_posthoc import FlintExplainer, Normalization
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DiskSpaceError, EmptyDataError, FlintWarning
 from flint_posthoc.learning import keeping, shards
 from flint_posthoc.learning.batches import LearningBatch, Survey
-from flint_posthoc.learning.cache import ActivationCache, CachedBatches
+from flint_posthoc.learning.caching.cache import ActivationCache, CachedBatches
+from flint_posthoc.learning.caching.layout import columns_of
+from flint_posthoc.learning.caching.order import windows
+from flint_posthoc.learning.caching.rows import RowsInMemory
 from flint_posthoc.learning.checkpoint import FitCheckpoint
-from flint_posthoc.learning.layout import columns_of
-from flint_posthoc.learning.order import windows
-from flint_posthoc.learning.rows import RowsInMemory
 from flint_posthoc.learning.trainer import Trainer
 
 PLAIN = Normalization((0.0, 0.0), (1.0, 1.0))

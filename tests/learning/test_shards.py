@@ -24,10 +24,10 @@ from flint_posthoc.errors import ArtifactError, DamagedArtifactError, DiskSpaceE
 from flint_posthoc.learning import folder as folders
 from flint_posthoc.learning import order, shards
 from flint_posthoc.learning.batches import LearningBatch, Survey
-from flint_posthoc.learning.disk import Origin, StoredCache, open_cache, write_cache
-from flint_posthoc.learning.layout import RowLayout, columns_of
-from flint_posthoc.learning.manifest import Manifest, StoredFile, seal
-from flint_posthoc.learning.rows import RowsInMemory
+from flint_posthoc.learning.caching.disk import Origin, StoredCache, open_cache, write_cache
+from flint_posthoc.learning.caching.layout import RowLayout, columns_of
+from flint_posthoc.learning.caching.manifest import Manifest, StoredFile, seal
+from flint_posthoc.learning.caching.rows import RowsInMemory
 from flint_posthoc.storage import read_json, write_json
 
 ORIGIN = Origin(("first", "second"), None, "c" * 64)
@@ -339,7 +339,7 @@ def test_the_lock_holds_while_writing(folder: Path) -> None:
 
 HOLDER = """
 import time
-from flint_posthoc.learning.folder import temporary_folder
+from flint_posthoc.learning.caching.folder import temporary_folder
 with temporary_folder() as folder:
     print(folder, flush=True)
     time.sleep(600)
@@ -504,7 +504,7 @@ import torch
 from pathlib import Path
 from flint_posthoc.learning import order, shards
 from flint_posthoc.learning.batches import LearningBatch
-from flint_posthoc.learning.disk import Origin, open_cache, write_cache
+from flint_posthoc.learning.caching.disk import Origin, open_cache, write_cache
 
 torch.set_num_threads(1)
 shards.SHARD_BYTES = order.WINDOW_BYTES = 2**20

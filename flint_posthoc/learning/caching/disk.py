@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
-from ..storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
-from .batches import LearningBatch, Survey, SurveySums
+from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
+from ...storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
+from ..batches import LearningBatch, Survey, SurveySums
 from .folder import locked, occupied_bytes, remove_cache, require_space, writing
 from .layout import Narrowing, RowLayout, half_precision, raw
 from .manifest import FORMAT, MEANS_NAME, NAME, Manifest, StoredFile, read_manifest, write_manifest

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import EmptyDataError
-from .batches import LearningBatch, Survey
+from ...errors import EmptyDataError
+from ..batches import LearningBatch, Survey
 from .layout import RowLayout, blocks
 from .order import Order, shuffled, whole_batches, windows
 from .shards import ShardReader

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ArtifactError, DiskSpaceError
+from ...errors import ArtifactError, DiskSpaceError
 from .manifest import MEANS_NAME, NAME
 
 LOCK_NAME = "cache.lock"

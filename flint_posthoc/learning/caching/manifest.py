@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DamagedArtifactError, NotAnArtifactError
-from ..storage import read_json, write_json
+from ...errors import DamagedArtifactError, NotAnArtifactError
+from ...storage import read_json, write_json
 from .layout import PRECISIONS, RowLayout
 
 FORMAT = 1

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ClassifierMismatchError, ConfigurationError
-from ..storage import StrPath, fingerprint
-from .batches import LearningBatch, Preparation, Survey
+from ...errors import ClassifierMismatchError, ConfigurationError
+from ...storage import StrPath, fingerprint
+from ..batches import LearningBatch, Preparation, Survey
 from .disk import Origin, open_cache, write_cache
 from .layout import Narrowing, RowLayout, bytes_per_image, check_precision
 from .order import Order

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..errors import DamagedArtifactError
-from .batches import LearningBatch
+from ...errors import DamagedArtifactError
+from ..batches import LearningBatch
 from .folder import require_space, writing
 from .layout import RowLayout, columns_of, raw
 from .manifest import Manifest, StoredFile, shard_name

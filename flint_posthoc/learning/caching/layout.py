@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError, FlintWarning
-from .batches import LearningBatch, Preparation
+from ...errors import ConfigurationError, FlintWarning
+from ..batches import LearningBatch, Preparation
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of stored maps and targets
 HEADROOM = 8  # how far below float16's largest number the first batch has to stay
