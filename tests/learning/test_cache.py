@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from flint_posthoc import FlintExplainer, Normalization
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DiskSpaceError, EmptyDataError, FlintWarning
-from flint_posthoc.learning import keeping, shards
+from flint_posthoc.learning import keeping
 from flint_posthoc.learning.batches import LearningBatch, Survey
+from flint_posthoc.learning.caching import shards
 from flint_posthoc.learning.caching.cache import ActivationCache, CachedBatches
 from flint_posthoc.learning.caching.layout import columns_of
 from flint_posthoc.learning.caching.order import windows

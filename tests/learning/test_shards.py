@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flint_posthoc.errors import ArtifactError, DamagedArtifactError, DiskSpaceError, EmptyDataError, FlintWarning, NotAnArtifactError
-from flint_posthoc.learning import folder as folders
-from flint_posthoc.learning import order, shards
 from flint_posthoc.learning.batches import LearningBatch, Survey
+from flint_posthoc.learning.caching import folder as folders
+from flint_posthoc.learning.caching import order, shards
 from flint_posthoc.learning.caching.disk import Origin, StoredCache, open_cache, write_cache
 from flint_posthoc.learning.caching.layout import RowLayout, columns_of
 from flint_posthoc.learning.caching.manifest import Manifest, StoredFile, seal
@@ -502,7 +502,7 @@ EPOCHS = """
 import resource, sys
 import torch
 from pathlib import Path
-from flint_posthoc.learning import order, shards
+from flint_posthoc.learning.caching import order, shards
 from flint_posthoc.learning.batches import LearningBatch
 from flint_posthoc.learning.caching.disk import Origin, open_cache, write_cache
 
