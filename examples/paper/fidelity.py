@@ -68,6 +68,11 @@ NAMES = {
     "cns_5": "CNS, τ = 5",
     "not_alive": "attributes not alive",
 }
+READING = (
+    "± is the wider of two 95 % intervals: over seeds (Student's t) and over test images (binomial; paired for FLINT-f minus BASE-f). "
+    "A goal is missed where the whole interval lies beyond it. Below the goals: fidelity of plainer ways to imitate f, with as many numbers "
+    "an image, on the same taps; the floor is a network of the same kind, trained on the labels from another seed."
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -81,7 +86,9 @@ def main(argv: list[str] | None = None) -> None:
         found[key] = {mode: [row(options, fits, mode, seed) for seed in options.seeds] for mode in options.modes}
     cells = [run for modes in found.values() for runs in modes.values() for run in runs]
     made = circumstances(started, recipe=options.recipe, seeds=options.seeds) | {"minutes": round(sum(run["minutes"] for run in cells))}
-    body = "\n\n".join(section(mode, {key: modes[mode] for key, modes in found.items()}, options.recipe) for mode in options.modes)
+    sections = [section(mode, {key: modes[mode] for key, modes in found.items()}) for mode in options.modes]
+    learning = sum(run["minutes_of_fit"] + run.get("minutes_of_base", 0) for run in cells)
+    body = "\n\n".join([*sections, READING, f"Learning took {learning:.0f} minutes in all."])
     name = table_name(options, *([] if options.recipe == "ours" else [options.recipe]))
     title = f"Accuracy and fidelity, {'our defaults' if options.recipe == 'ours' else f'settings: {options.recipe}'}"
     write(options.results / "fidelity" / name, title, body, {"circumstances": made, "runs": found})
@@ -126,14 +133,15 @@ def derived(explain: FlintExplainer, design: Row) -> dict[str, float]:
     return {"base_accuracy": account["reference_accuracy"], "accuracy_gain": account["difference"]["mean"]}
 
 
-def section(mode: str, found: dict[str, list[Row]], recipe: str) -> str:
+def section(mode: str, found: dict[str, list[Row]]) -> str:
     """A Markdown table a mode: measures down, tasks across, each with its goal."""
     heads = [f"{key} (goal)" if key in GOALS["fidelity"].bounds else key for key in found]
     lines = [f"## {MODES[mode]}", "", "| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, words in NAMES.items():
         values = {key: measure(name, runs) for key, runs in found.items()}
         if any(value is not None for value in values.values()):
-            lines.append(f"| {words} | " + " | ".join(shown(key, name, value) for key, value in values.items()) + " |")
+            told = words if mode == "joint" else words.replace("FLINT-f", "f").replace("FLINT-g", "g")
+            lines.append(f"| {told} | " + " | ".join(shown(key, name, value) for key, value in values.items()) + " |")
     return "\n".join([*lines, *baseline_rows(found)])
 
 
@@ -144,7 +152,7 @@ def measure(name: str, runs: Sequence[Row]) -> dict[str, float | None] | None:
         return None
     over_seeds = mean_and_interval(values)
     over_images = [images_interval(name, run) for run in runs]
-    widths = [over_seeds["interval"] or 0.0, sum(over_images) / len(over_images) / math.sqrt(len(runs))]
+    widths = [over_seeds["interval"] or 0.0, sum(over_images) / len(over_images)]  # all seeds share the test images
     return {"mean": over_seeds["mean"], "interval": max(widths)}
 
 
