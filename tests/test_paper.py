@@ -470,7 +470,7 @@ def test_one_seed_has_the_interval_of_its_test_images() -> None:
     ("values", "half"),
     [
         ((0.94, 0.95, 0.96), 4.303 * 0.01 / math.sqrt(3)),  # seeds differ more than images allow for
-        ((0.95, 0.95, 0.95), 1.96 * math.sqrt(0.95 * 0.05 / 1000)),  # seeds happen to agree: the interval of the images that they share stands
+        ((0.95, 0.95, 0.95), 1.96 * math.sqrt(0.95 * 0.05 / 1000)),  # seeds happen to agree: that of the images they share stands
     ],
 )
 def test_several_seeds_have_the_wider_of_two_intervals(values: tuple[float, ...], half: float) -> None:

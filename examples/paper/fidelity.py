@@ -70,8 +70,8 @@ NAMES = {
 }
 READING = (
     "± is the wider of two 95 % intervals: over seeds (Student's t) and over test images (binomial; paired for FLINT-f minus BASE-f). "
-    "A goal is missed where the whole interval lies beyond it. Below the goals: fidelity of plainer ways to imitate f, with as many numbers "
-    "an image, on the same taps; the floor is a network of the same kind, trained on the labels from another seed."
+    "A goal is missed where the whole interval lies beyond it. Below the goals: fidelity of plainer ways to imitate f, with as many "
+    "numbers an image, on the same taps; the floor is a network of the same kind, trained on the labels from another seed."
 )
 
 
