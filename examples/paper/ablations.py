@@ -31,6 +31,7 @@ Row = dict[str, Any]
 STEPS = 1000  # of every post-hoc fit here: enough to tell variants apart
 DEFAULT = LossWeights()
 ETAS, ZETAS = (0.0, DEFAULT.eta, 0.2, 0.5), (0.0, DEFAULT.zeta, 0.3)
+FAITHFUL = {"temperature": 4.0, "beta": 0.25}  # for fidelity on f's errors
 COLUMNS = ("fidelity", "fidelity_on_errors", "relative_reconstruction_error", "cns_2", "cns_5", "not_alive")
 
 
@@ -49,6 +50,7 @@ class Variant:
         """Where it is kept; one fit may stand in several tables."""
         changed = {name: value for name, value in self.weights.numbers().items() if value != getattr(DEFAULT, name)}
         parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
+        parts += [] if self.weights.temperature == 1 else [f"temperature{self.weights.temperature:g}"]
         parts += [] if self.refine_steps == JointSettings().refine_steps else [f"refine{self.refine_steps}"]
         return "-".join([self.mode, "ablation", *parts])
 
@@ -87,7 +89,7 @@ def decoders(task: Task) -> list[Variant]:
 
 def choices(task: Task) -> list[Variant]:
     """What the defaults were chosen among, with --validation."""
-    changes = ({}, {"eta": 0.1}, {"eta": 0.2}, {"zeta": 0.2}, {"zeta": 0.3}, {"eta": 0.2, "zeta": 0.2}, {"beta": 4.0})
+    changes = ({}, {"eta": 0.1}, {"eta": 0.2}, {"zeta": 0.2}, {"zeta": 0.3}, {"eta": 0.2, "zeta": 0.2}, {"beta": 4.0}, FAITHFUL)
     alone = [
         Variant(", ".join(f"{name} {value:g}" for name, value in change.items()) or "defaults", weights=LossWeights(**change))
         for change in changes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,17 +21,22 @@ def entropy(values: Tensor) -> PerImage:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-def output_fidelity(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits) -> Scalar:
-    """L_of = mean_b H(p_f, p_g), with the classifier's logits detached (in joint mode too). Its floor is f's own entropy."""
-    return kind.cross_entropy(classifier_logits.detach(), interpreter_logits).mean()
+def output_fidelity(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits, temperature: float = 1.0) -> Scalar:
+    """L_of = T² mean_b H(p_f, p_g) at temperature T, the classifier's logits detached (by design too).
+
+    Its floor is T² times f's own entropy. The factor keeps the gradient's size (Hinton, Vinyals, Dean 2015, section 2.1).
+    """
+    f, g = classifier_logits.detach() / temperature, interpreter_logits / temperature
+    return temperature**2 * kind.cross_entropy(f, g).mean()
 
 
-def output_fidelity_as_printed(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits) -> Scalar:
+def output_fidelity_as_printed(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits, temperature: float = 1.0) -> Scalar:
     """L_of in the paper's printed order, mean_b H(p_g, p_f). Linear in p_g for a detached f, so its optimum is one-hot: degenerate."""
-    return kind.cross_entropy(interpreter_logits, classifier_logits.detach()).mean()
+    f, g = classifier_logits.detach() / temperature, interpreter_logits / temperature
+    return temperature**2 * kind.cross_entropy(g, f).mean()
 
 
-TARGETS: dict[str, Callable[[OutputKind, Logits, Logits], Scalar]] = {
+TARGETS: dict[str, Callable[[OutputKind, Logits, Logits, float], Scalar]] = {
     "classifier": output_fidelity,
     "interpreter": output_fidelity_as_printed,
 }
@@ -52,6 +56,9 @@ def attribute_penalties(attributes: Attributes) -> AttributePenalties:
     return AttributePenalties(entropy(attributes).mean(), entropy(attributes.mean(dim=0, keepdim=True)).mean(), attributes.abs().mean())
 
 
+LETTERS = ("beta", "gamma", "delta", "zeta", "mu", "eta")
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """L_int = β L_of + γ L_if + δ (ζ [mean E(Φ) - μ E(mean Φ)] + η mean|φ|), in the paper's letters.
@@ -59,6 +66,8 @@ class LossWeights:
     Attributes:
         target: whose distribution L_of is measured against: "classifier" (H(p_f, p_g)) or "interpreter", the printed and degenerate order.
         reconstruction: "l2" or "l1" (the authors for CIFAR-10).
+        temperature: at which L_of compares p_f and p_g. Above 1 the unlikely classes count too: g follows f's errors better, with more
+            attributes an explanation (``docs/training.md``).
     """
 
     beta: float = 2.0
@@ -69,11 +78,14 @@ class LossWeights:
     eta: float = 0.05
     target: str = "classifier"
     reconstruction: str = "l2"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         negative = {name: value for name, value in self.numbers().items() if not value >= 0}
         if negative:
             raise ConfigurationError(f"loss weights must be numbers of at least 0, got {negative}")
+        if not self.temperature > 0:
+            raise ConfigurationError(f"temperature must be positive, got {self.temperature}")
         if self.target not in TARGETS or self.reconstruction not in RECONSTRUCTION_LOSSES:
             raise ConfigurationError(
                 f"target must be one of {sorted(TARGETS)} and reconstruction one of {sorted(RECONSTRUCTION_LOSSES)}, "
@@ -81,8 +93,8 @@ class LossWeights:
             )
 
     def numbers(self) -> dict[str, float]:
-        """The six numeric weights by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.type == "float"}
+        """The six weights by letter."""
+        return {name: getattr(self, name) for name in LETTERS}
 
 
 class LossTerms(NamedTuple):
@@ -107,7 +119,7 @@ def interpretability_loss(
     target: Images,
 ) -> LossTerms:
     """L_int of one mini-batch. Every term is computed in every step, with weight 0 before it starts."""
-    fidelity = TARGETS[weights.target](kind, classifier_logits, interpreter_logits)
+    fidelity = TARGETS[weights.target](kind, classifier_logits, interpreter_logits, weights.temperature)
     reconstruction_error = RECONSTRUCTION_LOSSES[weights.reconstruction](reconstruction, target)
     parts = attribute_penalties(attributes)
     penalty = weights.zeta * (parts.entropy - weights.mu * parts.mean_entropy) + weights.eta * parts.l1

@@ -59,6 +59,26 @@ def test_output_fidelity_is_the_oracles_in_both_orders(batch: MiniBatch) -> None
     close(losses.output_fidelity_as_printed(KIND, batch.f_logits, batch.g_logits), oracles.output_fidelity(g, f))
 
 
+@given(mini_batches, st.sampled_from([0.5, 4.0]))
+def test_a_temperature_divides_both_logits_and_keeps_the_gradients_size(batch: MiniBatch, temperature: float) -> None:
+    f, g = (oracles.rows(logits / temperature) for logits in (batch.f_logits, batch.g_logits))
+    expected = temperature**2 * oracles.output_fidelity(f, g)
+    close(batch.loss(LossWeights(temperature=temperature)).output_fidelity, expected)
+
+
+def test_at_a_high_temperature_the_gradient_is_that_of_centred_squared_differences() -> None:
+    """Hinton, Vinyals, Dean 2015, section 2.1: T² H → ½ |f - g|² / C for T → ∞, logits of mean 0."""
+    f, g = (torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    f, g = f - f.mean(dim=1, keepdim=True), (g - g.mean(dim=1, keepdim=True)).requires_grad_()
+    losses.output_fidelity(KIND, f, g, 1e4).backward()
+    torch.testing.assert_close(g.grad, (g.detach() - f) / 4 / 5, atol=1e-4, rtol=1e-3)
+
+
+def test_a_temperature_is_positive() -> None:
+    with pytest.raises(ConfigurationError, match="temperature must be positive, got 0"):
+        LossWeights(temperature=0.0)
+
+
 @pytest.mark.parametrize("target", losses.TARGETS)
 def test_no_term_sends_a_gradient_into_the_classifier(target: str) -> None:
     batch = MiniBatch(0, (4, 3, 3), 1.0)
