@@ -45,11 +45,15 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
     data = Path(os.environ.get("FLINT_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=data, help="folder that holds the data sets and checkpoints")
     parser.add_argument("--output", type=Path, help="folder for pictures and interpreters; results go beside the example")
-    parser.add_argument("--max-steps", default="auto", help="optimiser steps, for a quick try")
     parser.add_argument("--images", type=int, help="fit and judge on about so many images only, for a quick try")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.set_defaults(**defaults)
     return parser
+
+
+def add_steps(parser: argparse.ArgumentParser) -> None:
+    """The option ``--max-steps``, for examples that fit by steps."""
+    parser.add_argument("--max-steps", default="auto", help="optimiser steps, for a quick try")
 
 
 def some(dataset: Dataset, count: int | None) -> Dataset:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from examples.fashion_mnist import task
-from examples.results import arguments, circumstances, draw, figures, some, steps, summary, table, write
+from examples.results import add_steps, arguments, circumstances, draw, figures, some, steps, summary, table, write
 from flint_posthoc import FlintExplainer
 from flint_posthoc.storage import fingerprint
 
@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__.splitlines()[0], output=Path("flint-fashion-mnist"))
+    add_steps(parser)
     parser.add_argument("--layers", nargs="+", help="layers to read; suggested where none are named")
     parser.add_argument("--results", type=Path, help="folder for results.json and results.md")
     options = parser.parse_args(argv)

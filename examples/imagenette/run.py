@@ -12,7 +12,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from examples.imagenette import task
-from examples.results import arguments, circumstances, draw, figures, some, steps, summary, table, write
+from examples.results import add_steps, arguments, circumstances, draw, figures, some, steps, summary, table, write
 from flint_posthoc import ActivationCache, FlintExplainer
 
 HERE = Path(__file__).parent
@@ -21,6 +21,7 @@ NUM_ATTRIBUTES = 64
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__.splitlines()[0], output=Path("flint-imagenette"), seeds=[0, 1, 2])
+    add_steps(parser)
     parser.add_argument("--layers", nargs="+", help="layers to read; suggested where none are named")
     parser.add_argument("--results", type=Path, help="folder for results.json and results.md")
     options = parser.parse_args(argv)

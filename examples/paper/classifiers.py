@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -33,11 +33,3 @@ def train(model: nn.Module, task: Task, loader: DataLoader, *, epochs: int) -> n
                 if batch % 50 == 0:
                     bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
     return model.eval()
-
-
-@torch.inference_mode()
-def predictions(model: nn.Module, loader: DataLoader) -> tuple[Tensor, Tensor]:
-    """Predicted and true class of every image, in float32."""
-    columns = [(model(images).argmax(dim=1), labels) for images, labels in loader]
-    predicted, true = (torch.cat(column) for column in zip(*columns, strict=True))
-    return predicted, true

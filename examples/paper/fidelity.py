@@ -105,32 +105,34 @@ def row(options: argparse.Namespace, fits: Fits, mode: str, seed: int) -> Row:
 
 def judged(fits: Fits, mode: str, name: str, config: FlintConfig | None, seed: int) -> Row:
     """The figures of one fit, its baselines, and by design what that did to f."""
-    if mode == "joint":
-        explain = fits.by_design(seed, name=name, config=config)
-        account = explain.accuracy_account(fits.base(seed), fits.test)
-        design: Row = {"account": account.to_dict(), "minutes_of_base": fits.minutes(seed, "base")}
-    else:
-        explain, design = fits.post_hoc(seed, name=name, config=config), {}
+    explain = fits.by_design(seed, name=name, config=config) if mode == "joint" else fits.post_hoc(seed, name=name, config=config)
+    account = account_of(fits, explain, seed) if mode == "joint" and config is None else {}
     evaluation = explain.evaluate(fits.test)
     print(evaluation, flush=True)
     stranger = next((fits.base(other) for other in (seed + 1, seed - 1) if fits.has_base(other)), None)
     comparison = explain.baselines(fits.train, fits.test, independent=stranger, seed=seed)
     print(comparison, flush=True)
     return {
-        **design,
-        "figures": figures(evaluation) | derived(explain, design),
+        **account,
+        "figures": figures(evaluation) | derived(account),
         "evaluation": evaluation.to_dict(),
         "baselines": comparison.to_dict()["baselines"],
         "minutes_of_fit": fits.minutes(seed, name),
     }
 
 
-def derived(explain: FlintExplainer, design: Row) -> dict[str, float]:
-    """What BASE-f has to do with it."""
-    if not design:
+def account_of(fits: Fits, explain: FlintExplainer, seed: int) -> Row:
+    """FLINT-f beside BASE-f, which was trained alike: with our settings, not with those of a published recipe."""
+    account = explain.accuracy_account(fits.base(seed), fits.test)
+    return {"account": account.to_dict(), "minutes_of_base": fits.minutes(seed, "base")}
+
+
+def derived(account: Row) -> dict[str, float]:
+    """The figures that need BASE-f; none without an account."""
+    if not account:
         return {}
-    account = design["account"]
-    return {"base_accuracy": account["reference_accuracy"], "accuracy_gain": account["difference"]["mean"]}
+    known = account["account"]
+    return {"base_accuracy": known["reference_accuracy"], "accuracy_gain": known["difference"]["mean"]}
 
 
 def section(mode: str, found: dict[str, list[Row]]) -> str:

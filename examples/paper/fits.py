@@ -64,9 +64,9 @@ class Fits:
     def _parts(self) -> tuple[Dataset, Dataset]:
         return validation_split(self.pictures) if self.validation else (self.pictures.train, self.pictures.test)
 
-    def shuffled(self) -> DataLoader:
-        """Mini-batches to train f with."""
-        return shuffled(self.train.dataset, self.task.batch_size, flips=self.pictures.flips)
+    def shuffled(self, batch_size: int | None = None) -> DataLoader:
+        """Mini-batches to train f with; ``None``: of the task's size."""
+        return shuffled(self.train.dataset, batch_size or self.task.batch_size, flips=self.pictures.flips)
 
     def minutes(self, seed: int, name: str) -> float:
         """What a fit took; of one that is there."""
@@ -119,10 +119,8 @@ class Fits:
         def make() -> None:
             explain = self._explainer(self._fresh(seed), config, num_attributes)
             explain.joint = True
-            known = place / "checkpoint"
-            explain.fit(
-                self.shuffled(), epochs=self.epochs, seed=seed, precision=PRECISION, checkpoint_dir=known, resume=any(known.glob("*"))
-            )
+            known, loader = place / "checkpoint", self.shuffled(explain.config.settings.batch_size)
+            explain.fit(loader, epochs=self.epochs, seed=seed, precision=PRECISION, checkpoint_dir=known, resume=any(known.glob("*")))
             explain.save_pretrained(place / "interpreter")
             shutil.rmtree(known)
 

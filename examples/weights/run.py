@@ -15,7 +15,7 @@ from typing import Any
 
 from examples.fashion_mnist import task as fashion_mnist
 from examples.imagenette import task as imagenette
-from examples.results import arguments, circumstances, figures, summary, table, write
+from examples.results import add_steps, arguments, circumstances, figures, summary, table, write
 from flint_posthoc import ActivationCache, FlintExplainer, LossWeights
 
 HERE = Path(__file__).parent
@@ -44,6 +44,7 @@ class Task:
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__.splitlines()[0])
+    add_steps(parser)
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for a folder a task")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options = parser.parse_args(argv)
