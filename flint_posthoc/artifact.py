@@ -191,8 +191,9 @@ def _sizes(values: Any, count: int) -> Any:
 
 def _interpreter_config(stored: Mapping[str, Any]) -> InterpreterConfig:
     decoder = stored["decoder"]
+    channels = None if decoder["channels"] is None else tuple(decoder["channels"])
     parts = {
         "attributes": AttributeNetworkConfig(**stored["attributes"]),
-        "decoder": DecoderConfig(**{**decoder, "channels": tuple(decoder["channels"])}),
+        "decoder": DecoderConfig(**{**decoder, "channels": channels}),
     }
     return InterpreterConfig(**{**stored, **parts})

@@ -198,7 +198,8 @@ class FlintExplainer(Explanations):
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
             cache: where f's activations are kept, unless it learns: "memory", "disk" (in half precision, in a temporary folder), "off" (f
                 runs in every epoch), "auto" (the first of these that has the room), or one built before.
-            precision: of f's pass: "auto" (its own), "float32", or "bfloat16" (as autocast does it; of f's training too).
+            precision: of f's pass and of learning from it: "float32", "bfloat16" (as autocast does it; of f's training too), or "auto":
+                bfloat16 for a frozen float32 classifier of photographs, on hardware that multiplies it; weights stay in float32.
             checkpoint_dir: where the state after every epoch is kept. resume: go on from there.
 
         Raises:
@@ -239,7 +240,8 @@ class FlintExplainer(Explanations):
 
         Args:
             folder: where to keep them, for other processes too (``ActivationCache.open(folder)``); ``None``: in memory.
-            precision: in which they are kept: "float32", "float16", "bfloat16", or "auto" (float32 in memory, half on disk).
+            precision: in which they are kept: "float16", "bfloat16", "float32" (f runs in it too), or "auto" (as f runs in memory, half
+                on disk).
             overwrite: replace a whole cache that stands in ``folder``.
 
         Raises:
@@ -249,7 +251,8 @@ class FlintExplainer(Explanations):
         with no_trace(self.model), learning_mode():
             first_pass = FirstPass(data)
             prepared = self._prepare(first_pass.images)
-            preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
+            as_run = "float32" if precision == "float32" else "auto"
+            preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
             images = num_images(data)
             passes = with_progress(preparation.passes(first_pass), "activations", images, progress)
             return ActivationCache.build(preparation, passes, folder=folder, precision=precision, images=images, overwrite=overwrite)

@@ -20,13 +20,21 @@ def bfloat16_pays(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """A context in which convolutions and matrix products run in ``precision``; "auto": bfloat16 where it pays.
+def lowered(precision: str, device: torch.device, *, automatic: bool) -> bool:
+    """Whether ``precision`` means bfloat16: where it says so, or for "auto" where it is ``automatic`` and pays on this device.
 
     Raises:
         ConfigurationError: an unknown precision.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-    use = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=use)
+    return precision == "bfloat16" or (precision == "auto" and automatic and bfloat16_pays(device))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """A context in which convolutions and matrix products run in ``precision``; "auto": bfloat16 where it pays.
+
+    Raises:
+        ConfigurationError: an unknown precision.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=lowered(precision, device, automatic=True))

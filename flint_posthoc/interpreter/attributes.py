@@ -37,6 +37,8 @@ class AttributeNetworkConfig:
         merge_kernel_size: side of the kernel that reads all taps together, odd; ``None``: no such convolution (the paper's LeNet variant).
         max_grid: taps whose maps are larger are first pooled by area to at most this side, which is what an activation cache stores;
             ``None`` leaves them as they are (the paper).
+        max_channels: taps with more channels are learnt from in so many principal components of their first images, which is what an
+            activation cache stores; the kernels are multiplied out afterwards. ``None``: in all channels (the paper).
         pool_size: side of the grid that the last linear layer reads (3 in the paper's networks); ``None``: 4 for images of up to 64 pixels,
             where a place in the image means something, and 1 for larger ones, photographs whose objects stand anywhere.
         hidden_units: width of a linear layer with ReLU before the last one; ``None``: no such layer (the paper).
@@ -49,6 +51,7 @@ class AttributeNetworkConfig:
     tap_kernel_size: int = 1
     merge_kernel_size: int | None = 3
     max_grid: int | None = 8
+    max_channels: int | None = 256
     pool_size: int | None = None
     hidden_units: int | None = 256
     strided: bool = False
@@ -56,13 +59,19 @@ class AttributeNetworkConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if any(size is not None and size < 1 for size in (self.hidden_channels, self.hidden_units, self.pool_size, self.max_grid)):
-            raise ConfigurationError(f"hidden_channels, hidden_units, pool_size and max_grid must be at least 1, got {self}")
+        sizes = (self.hidden_channels, self.hidden_units, self.pool_size, self.max_grid, self.max_channels)
+        if any(size is not None and size < 1 for size in sizes):
+            raise ConfigurationError(f"hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1, got {self}")
         kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size is None else self.merge_kernel_size)
         if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigurationError(f"kernel sizes must be odd and positive, got {self.tap_kernel_size} and {self.merge_kernel_size}")
         if not 0 <= self.dropout < 1:
             raise ConfigurationError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    @property
+    def learns_components(self) -> bool:
+        """Whether the kernels that read the taps can be learnt in principal components: linear maps of standardised channels."""
+        return self.max_channels is not None and self.standardize and self.tap_kernel_size == 1 and not self.strided
 
     def pool_for(self, image_side: int) -> int:
         """``pool_size`` for images whose longer side has so many pixels."""
@@ -71,6 +80,12 @@ class AttributeNetworkConfig:
 
 def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
     return nn.Conv2d(channels, maps, kernel_size, stride=stride, padding=kernel_size // 2)
+
+
+def channel_statistics(maps: Maps) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, each (C,); the deviation of a channel that never varies is given as 1."""
+    deviation, mean = torch.std_mean(maps.float(), dim=(0, 2, 3), correction=0)
+    return mean, torch.where(deviation > 1e-6 * deviation.max(), deviation, 1)
 
 
 class TapReader(nn.Module):
@@ -92,18 +107,27 @@ class TapReader(nn.Module):
     @torch.no_grad()
     def standardize(self, maps: Maps) -> None:
         """Take over mean and deviation of each channel of ``maps``; channels that never vary keep scale 1."""
-        deviation, mean = torch.std_mean(maps.float(), dim=(0, 2, 3), correction=0)
-        varies = deviation > 1e-6 * deviation.max()
+        mean, deviation = channel_statistics(maps)
         self.shift.copy_(mean)
-        self.scale.copy_(torch.where(varies, 1 / torch.where(varies, deviation, 1), 1))
+        self.scale.copy_(1 / deviation)
+
+    @torch.no_grad()
+    def learnt_as(self, kernel: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor) -> None:
+        """Take over a kernel (maps, C, 1, 1) that was learnt on channels of this mean and deviation, each (C,)."""
+        self.convolution.weight.copy_(kernel)
+        self.convolution.bias.copy_(bias)  # type: ignore[union-attr]
+        self.shift.copy_(mean)
+        self.scale.copy_(1 / deviation)
 
     def forward(self, maps: Maps) -> Maps:
         scale, shift = self.scale.view(1, -1, 1, 1), self.shift.view(1, -1, 1, 1)
         if self.convolution.kernel_size != (1, 1):
             return self.activation(self.convolution((maps - shift) * scale))
         weight = self.convolution.weight * scale
-        offset = F.conv2d(shift, weight)
-        return self.activation(F.conv2d(maps, weight, self.convolution.bias, stride=self.convolution.stride) - offset)
+        bias: Tensor = self.convolution.bias - (weight * shift).sum(dim=(1, 2, 3))  # type: ignore[operator]
+        if self.convolution.stride != (1, 1):
+            return self.activation(F.conv2d(maps, weight, bias, stride=self.convolution.stride))
+        return self.activation(F.linear(maps.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2))
 
 
 class AttributeNetwork(nn.Module):
@@ -204,7 +228,7 @@ class AttributeNetwork(nn.Module):
         """
         fresh = nn.Linear(self.linear.in_features, self.linear.out_features).to(self.linear.weight)
         features = self.features(activations)
-        deviation, mean = torch.std_mean(F.linear(features, fresh.weight), dim=0, correction=0)
+        deviation, mean = torch.std_mean(F.linear(features.float(), fresh.weight).float(), dim=0, correction=0)
         varies = deviation > 1e-5 * mean.abs()
         scale = torch.where(varies, 1 / torch.where(varies, deviation, 1), 1)
         self.linear.weight[units] = (fresh.weight * scale[:, None])[units]

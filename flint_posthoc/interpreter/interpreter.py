@@ -68,9 +68,8 @@ class Interpreter(nn.Module):
         self.attribute_network = AttributeNetwork(tap_shapes, num_attributes, config.attributes, image_side=max(image_shape[1:]))
         self.head_dropout = nn.Dropout(config.head_dropout)
         self.head = nn.Linear(num_attributes, num_classes)
-        self.decoder = Decoder(
-            num_attributes, image_shape[0], decoder_resolution(*image_shape[1:], config.decoder.max_side), config.decoder
-        )
+        resolution = decoder_resolution(*image_shape[1:], config.decoder.max_side)
+        self.decoder = Decoder(num_attributes, image_shape[0], resolution, config.decoder, image_side=max(image_shape[1:]))
 
     def forward(self, activations: Activations) -> InterpreterOutput:
         attributes = self.attribute_network(activations)

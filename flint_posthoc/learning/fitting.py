@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from ..classifier.prepare import PreparedClassifier
+from ..classifier.view import model_dtype
 from ..data import Data, augments, is_one_shot, shuffles
 from ..errors import ConfigurationError, FlintWarning
+from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
-from ..precision import PRECISIONS
+from ..precision import PRECISIONS, lowered
 from ..storage import fingerprint
 from .batches import LearningBatch, LiveBatches, Preparation, Survey
 from .caching.cache import ActivationCache, CachedBatches
@@ -25,6 +27,7 @@ from .checkpoint import FitCheckpoint
 from .history import AccuracyAccount, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities
 from .keeping import CACHES, Reading, kept
+from .learner import Learner
 from .presets import FlintConfig
 from .trainer import BatchSource, Trainer
 
@@ -41,7 +44,7 @@ class FitRequest:
         cache: "auto", "memory", "disk", "off", or an ``ActivationCache`` that was built before.
         checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
         joint: whether f learns too.  start: an interpreter to begin with.
-        precision: of f's pass: "auto" (its own), "float32" or "bfloat16".
+        precision: of f's pass and of learning from it: "float32", "bfloat16", or "auto" (bfloat16 for photographs, where it pays).
     """
 
     data: Data
@@ -86,9 +89,11 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     Raises:
         DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
     """
+    photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE and not request.joint
+    config = dataclasses.replace(config, settings=config.settings.chosen(photographs=photographs))
     torch.manual_seed(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
-    preparation = preparation_for(interpreter, prepared, device)._replace(bfloat16=request.precision == "bfloat16")
+    preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
     history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
     if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()
@@ -99,10 +104,15 @@ def _post_hoc(
     interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
 ) -> tuple[FitHistory, Survey]:
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
-        interpreter.initialize_from(_initial_activations(source))
-        validation = None if request.validation is None else list(preparation.passes(request.validation))
-        trainer = _trainer(interpreter, prepared, source, survey, config, request, validation)
-        return _noted(trainer.fit(resume=request.resume), source), survey
+        learner = Learner(interpreter, source.components)
+        learner.module.initialize_from(_initial_activations(source))
+        if preparation.bfloat16:
+            learner.module.to(memory_format=torch.channels_last)
+        validation = None if request.validation is None else [learner.reads(batch) for batch in preparation.passes(request.validation)]
+        trainer = _trainer(learner.module, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
+        history = trainer.fit(resume=request.resume)
+        learner.finish()
+        return _noted(history, source), survey
 
 
 def _noted(history: FitHistory, source: BatchSource) -> FitHistory:
@@ -121,7 +131,7 @@ def _by_design(
     """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
     if is_one_shot(request.data):
         raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
-    model, preparation = prepared.view.model, preparation._replace(labels="targets")
+    model, preparation = prepared.view.model, preparation._replace(labels="targets", max_channels=None)  # components change with f
     survey = Survey.of(_reading(preparation, request).passes("survey"), prepared.view.num_classes)
     _warn_unshuffled(request.data)
     _warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
@@ -146,7 +156,7 @@ def _refine(
     interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
 ) -> FitHistory:
     """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
-    rate = REFINE_RATE * config.settings.learning_rate
+    rate = REFINE_RATE * config.settings.peak
     settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps, learning_rate=rate)
     config = dataclasses.replace(config, settings=settings, schedule=config.schedule.at_its_end())
     cache = "off" if augments(request.data) else "auto"
@@ -154,7 +164,8 @@ def _refine(
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
         validation = None if request.validation is None else list(preparation.passes(request.validation))
-        return _noted(_trainer(interpreter, prepared, source, survey, config, request, validation).fit(), source)
+        trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
+        return _noted(trainer.fit(), source)
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
@@ -176,6 +187,7 @@ def _trainer(
     request: FitRequest,
     validation: Iterable[LearningBatch] | None,
     classifier: nn.Module | None = None,
+    bfloat16: bool = False,
 ) -> Trainer:
     identity = _identity(prepared, interpreter.num_attributes, config, survey, request.joint)
     note = _note(source)
@@ -192,6 +204,7 @@ def _trainer(
         show_progress=request.progress,
         classifier=classifier,
         joint=config.joint,
+        bfloat16=bfloat16,
     )
 
 
@@ -201,16 +214,23 @@ def new_interpreter(prepared: PreparedClassifier, num_attributes: int, config: F
     return Interpreter(view.tap_shapes, prepared.image_shape, num_attributes, view.num_classes, config.interpreter)
 
 
-def preparation_for(interpreter: Interpreter, prepared: PreparedClassifier, device: torch.device) -> Preparation:
-    """How batches reach ``interpreter``."""
-    return Preparation(prepared.view, interpreter.attribute_network.reduced, interpreter.decoder.resolution, prepared.image_shape, device)
+def preparation_for(
+    interpreter: Interpreter, prepared: PreparedClassifier, device: torch.device, precision: str = "auto", *, joint: bool = False
+) -> Preparation:
+    """How batches reach ``interpreter``; "auto" lowers the pass of a frozen f over photographs, where that pays."""
+    photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE and model_dtype(prepared.view.model) is torch.float32
+    bfloat16 = lowered(precision, device, automatic=photographs and not joint)
+    network = interpreter.attribute_network
+    components = network.config.max_channels if network.config.learns_components else None
+    resolution = interpreter.decoder.resolution
+    return Preparation(prepared.view, network.reduced, resolution, prepared.image_shape, device, max_channels=components, bfloat16=bfloat16)
 
 
 def _initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:
     """The first mini-batches of the order before the first epoch, enough of them to standardise by."""
     parts: list[tuple[torch.Tensor, ...]] = []
     for batch in source.epoch(-1):
-        parts.append(batch.activations)
+        parts.append(tuple(maps.float() for maps in batch.activations))
         if sum(len(part[0]) for part in parts) >= INITIAL_IMAGES:
             break
     return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
@@ -219,7 +239,7 @@ def _initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:
 @contextlib.contextmanager
 def _source(
     preparation: Preparation, request: FitRequest, config: FlintConfig, num_attributes: int
-) -> Iterator[tuple[BatchSource, Survey]]:
+) -> Iterator[tuple[CachedBatches | LiveBatches, Survey]]:
     """Mini-batches for as long as this lasts, and what one pass told of the data."""
     batch_size, reading = config.settings.batch_for(num_attributes), _reading(preparation, request)
     with kept(request.cache, reading) as cache:
@@ -231,7 +251,9 @@ def _source(
             return
         cache.check(preparation)
         _warn_small_batches(min(batch_size, len(cache)), num_attributes)
-        yield CachedBatches(cache, batch_size, config.settings.seed, preparation.device), cache.survey()
+        narrow, bfloat16 = preparation.max_channels is not None, preparation.bfloat16
+        seed, device = config.settings.seed, preparation.device
+        yield CachedBatches(cache, batch_size, seed, device, in_components=narrow, bfloat16=bfloat16), cache.survey()
 
 
 def _reading(preparation: Preparation, request: FitRequest) -> Reading:

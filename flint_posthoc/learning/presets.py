@@ -34,7 +34,14 @@ Entry = TypeVar("Entry")
 
 _LENET = InterpreterConfig(
     attributes=AttributeNetworkConfig(
-        tap_kernel_size=3, merge_kernel_size=None, max_grid=None, pool_size=3, hidden_units=None, standardize=False, dropout=0.0
+        tap_kernel_size=3,
+        merge_kernel_size=None,
+        max_grid=None,
+        max_channels=None,
+        pool_size=3,
+        hidden_units=None,
+        standardize=False,
+        dropout=0.0,
     ),
     decoder=DecoderConfig(base_channels=2, channels=(8,)),
     head_dropout=0.01,
@@ -44,7 +51,15 @@ _LENET = InterpreterConfig(
 _RESNET18 = dataclasses.replace(
     _LENET,
     attributes=AttributeNetworkConfig(
-        tap_kernel_size=3, merge_kernel_size=3, max_grid=None, pool_size=3, hidden_units=None, strided=True, standardize=False, dropout=0.0
+        tap_kernel_size=3,
+        merge_kernel_size=3,
+        max_grid=None,
+        max_channels=None,
+        pool_size=3,
+        hidden_units=None,
+        strided=True,
+        standardize=False,
+        dropout=0.0,
     ),
 )
 _NETWORKS = {"mnist": _LENET, "fashion_mnist": _LENET, "quickdraw": _RESNET18, "cifar10": _RESNET18}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ..classifier.adapter import OutputKind
 from ..errors import ConfigurationError, EmptyDataError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
+from ..precision import autocast
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
@@ -24,6 +26,8 @@ from .losses import LossTerms, LossWeights, first_non_finite, interpretability_l
 from .schedule import LossSchedule
 
 FROZEN = JointSettings()  # of a fit in which f does not learn
+SMALL_IMAGES, PHOTOGRAPHS = (1000, 2e-3), (500, 4e-3)  # the fewest steps of an automatic length, and the learning rate
+PASSES = 12  # over the data, unless it is small
 CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
 
 
@@ -32,9 +36,12 @@ class FitSettings:
     """How long and how fast.
 
     Attributes:
-        epochs: passes over the data; excludes ``max_steps``.  max_steps: optimiser steps, or "auto": enough for the size of the data.
+        epochs: passes over the data; excludes ``max_steps``.
+        max_steps: optimiser steps, or "auto": twelve passes over the data, and never fewer than ``least_steps``.
+        least_steps: ``None``: 1000, and 500 for photographs.
         batch_size: of the learning loop, where activations are cached (else the loader's own); ``None``: 128, or 2J where that is more.
         learning_rate: AdamW's peak; it rises over the first steps and falls along a cosine, unless ``constant_learning_rate`` (the paper).
+            ``None``: 2e-3, and 4e-3 for photographs.
         weight_decay: of Ψ and d.  head_weight_decay: of h.
         revive_after: steps without a single activation after which an attribute is re-initialised; ``None``: never (the paper).
         seed: of initialisation and order.
@@ -42,8 +49,9 @@ class FitSettings:
 
     epochs: int | None = None
     max_steps: int | str = "auto"
+    least_steps: int | None = None
     batch_size: int | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     constant_learning_rate: bool = False
     weight_decay: float = 0.01
     head_weight_decay: float = 0.01
@@ -57,18 +65,30 @@ class FitSettings:
             raise ConfigurationError(f"max_steps must be 'auto' or at least 1, got {self.max_steps!r}")
         if self.epochs is not None and self.max_steps != "auto":
             raise ConfigurationError(f"give epochs or max_steps, not both (epochs={self.epochs}, max_steps={self.max_steps})")
-        if (self.batch_size is not None and self.batch_size < 1) or not self.learning_rate > 0:
+        sizes = (self.least_steps, self.batch_size)
+        if any(size is not None and size < 1 for size in sizes) or not (self.learning_rate is None or self.learning_rate > 0):
             raise ConfigurationError(
-                f"batch_size must be at least 1 and learning_rate positive, got {self.batch_size} and {self.learning_rate}"
+                "least_steps and batch_size must be at least 1 and learning_rate positive, "
+                f"got {self.least_steps}, {self.batch_size} and {self.learning_rate}"
             )
         if not (self.weight_decay >= 0 and self.head_weight_decay >= 0):
             raise ConfigurationError(f"weight decays must be at least 0, got {self.weight_decay} and {self.head_weight_decay}")
         if self.revive_after is not None and self.revive_after < 1:
             raise ConfigurationError(f"revive_after must be at least 1 or None, got {self.revive_after}")
 
+    def chosen(self, *, photographs: bool) -> FitSettings:
+        """With the learning rate and the fewest steps in place of ``None``."""
+        steps, rate = PHOTOGRAPHS if photographs else SMALL_IMAGES
+        return dataclasses.replace(self, least_steps=self.least_steps or steps, learning_rate=self.learning_rate or rate)
+
+    @property
+    def peak(self) -> float:
+        """The learning rate; where none was chosen, that of small images."""
+        return self.learning_rate or SMALL_IMAGES[1]
+
     def rate_at(self, step: int, total: int) -> float:
         """The learning rate at ``step`` of ``total``."""
-        return self.learning_rate * (1.0 if self.constant_learning_rate else learning_rate_factor(step, total))
+        return self.peak * (1.0 if self.constant_learning_rate else learning_rate_factor(step, total))
 
     def batch_for(self, num_attributes: int) -> int:
         """The learning loop's batch size: below 2J samples the diversity entropy sees too few."""
@@ -78,12 +98,7 @@ class FitSettings:
         """Optimiser steps of the whole fit."""
         if self.epochs is not None:
             return self.epochs * batches_per_epoch
-        return automatic_steps(batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
-
-
-def automatic_steps(batches_per_epoch: int) -> int:
-    """Steps for data of this size: small data sets get many (cached) epochs, large ones few."""
-    return max(1000, 12 * batches_per_epoch)
+        return max(self.least_steps or SMALL_IMAGES[0], PASSES * batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
 
 
 def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:
@@ -129,6 +144,7 @@ class Trainer:
         show_progress: a tqdm bar with loss terms, fidelity and time left.
         classifier: f, learnt in place, where ``source`` gives its part of the graph and L_pred; ``None``: it is frozen.
         joint: how it learns.
+        bfloat16: run the interpreter as autocast does it; losses and weights stay in float32.
     """
 
     def __init__(
@@ -145,6 +161,7 @@ class Trainer:
         show_progress: bool = True,
         classifier: nn.Module | None = None,
         joint: JointSettings = FROZEN,
+        bfloat16: bool = False,
     ) -> None:
         self.interpreter, self.kind, self.source = interpreter, kind, source
         self.classifier, self.joint = classifier, joint
@@ -155,6 +172,8 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None  # by design: the weights of the epoch that was best on validation data
         self.silent_steps = torch.zeros(interpreter.num_attributes, dtype=torch.int64, device=interpreter.head.weight.device)
         self.step = 0
+        device = interpreter.head.weight.device
+        self._lowered = (lambda: autocast(device, "bfloat16")) if bfloat16 else contextlib.nullcontext
 
     def fit(self, *, resume: bool = False) -> FitHistory:
         """Run to the end and return the history.
@@ -229,7 +248,9 @@ class Trainer:
     def _step(self, batch: LearningBatch, total: int, epoch: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(self.step, total) * group["scale"]
-        output = self.interpreter(batch.activations)
+        with self._lowered():
+            output = self.interpreter(batch.activations)
+        output = InterpreterOutput(*(part.float() for part in output))
         terms = self._loss(output, batch, self.schedule.at(self.weights, progress=self.step / total, epoch=epoch))
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
@@ -268,7 +289,8 @@ class Trainer:
             return 0
         silent = self.silent_steps >= self.settings.revive_after
         if silent.any():
-            self.interpreter.restart(silent, batch.activations)
+            with self._lowered():
+                self.interpreter.restart(silent, batch.activations)
             self.silent_steps[silent] = 0
         return int(silent.sum())
 
@@ -326,6 +348,6 @@ def _optimizer(interpreter: nn.Module, settings: FitSettings, classifier: nn.Mod
         {"params": head, "weight_decay": settings.head_weight_decay, "scale": 1.0},
     ]
     if classifier is not None:
-        scale = joint.learning_rate / settings.learning_rate
+        scale = joint.learning_rate / settings.peak
         groups.append({"params": learnable(classifier), "weight_decay": joint.weight_decay, "scale": scale})
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.AdamW(groups, lr=settings.peak, fused=True)

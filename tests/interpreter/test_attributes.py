@@ -167,9 +167,9 @@ def test_nothing_normalises_by_the_batch(config: AttributeNetworkConfig) -> None
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"hidden_channels": 0}, "hidden_channels, hidden_units, pool_size and max_grid must be at least 1"),
-        ({"pool_size": 0}, "hidden_channels, hidden_units, pool_size and max_grid must be at least 1"),
-        ({"max_grid": 0}, "hidden_channels, hidden_units, pool_size and max_grid must be at least 1"),
+        ({"hidden_channels": 0}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
+        ({"pool_size": 0}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
+        ({"max_grid": 0}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
         ({"tap_kernel_size": 2}, "kernel sizes must be odd and positive, got 2"),
         ({"merge_kernel_size": -1}, "kernel sizes must be odd and positive, got 1 and -1"),
         ({"merge_kernel_size": 0}, "kernel sizes must be odd and positive, got 1 and 0"),

@@ -26,7 +26,7 @@ from flint_posthoc.learning.caching import folder as folders
 from flint_posthoc.learning.caching import order, shards
 from flint_posthoc.learning.caching.disk import Origin, StoredCache, open_cache, write_cache
 from flint_posthoc.learning.caching.layout import RowLayout, columns_of
-from flint_posthoc.learning.caching.manifest import Manifest, StoredFile, seal
+from flint_posthoc.learning.caching.manifest import FORMAT, Manifest, StoredFile, seal
 from flint_posthoc.learning.caching.rows import RowsInMemory
 from flint_posthoc.storage import read_json, write_json
 
@@ -82,8 +82,8 @@ def test_rows_come_back_to_the_bit_in_any_order(tmp_path: Path, precision: str) 
 def test_a_shard_is_an_ordinary_safetensors_file_of_bounded_size(tmp_path: Path) -> None:
     rows = write(tmp_path, precision="bfloat16").rows
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["class-means.safetensors", "manifest.json", *(f"shard-0000{place}.safetensors" for place in range(2))]
-    parts = [load_file(tmp_path / name) for name in names[2:]]
+    assert names == ["manifest.json", *(f"shard-0000{place}.safetensors" for place in range(2)), "summary.safetensors"]
+    parts = [load_file(tmp_path / name) for name in names[1:3]]
     assert torch.equal(torch.cat([part["tap.0"] for part in parts]), whole().activations[0].bfloat16())
     assert torch.equal(torch.cat([part["classes"] for part in parts]), whole().classes)
     assert rows.nbytes == sum(column.nbytes for part in parts for column in part.values())
@@ -231,7 +231,7 @@ def test_data_without_a_batch_leaves_nothing(folder: Path) -> None:
 
 
 def test_what_a_kill_left_is_replaced_and_nothing_else_is_touched(folder: Path) -> None:
-    for name in ("shard-00000.safetensors", "shard-00007.safetensors", ".manifest.json.0123abcd.tmp", "class-means.safetensors"):
+    for name in ("shard-00000.safetensors", "shard-00007.safetensors", ".manifest.json.0123abcd.tmp", "summary.safetensors"):
         (folder / name).write_text("left over")
     others = ("shard-1.safetensors", "my-shard-00001.safetensors", "manifest.json.bak")
     for name in others:
@@ -261,10 +261,10 @@ def test_a_damaged_cache_is_replaced_but_not_one_of_another_format(folder: Path)
     with open(folder / "shard-00002.safetensors", "ab") as file:
         file.write(b"1")
     write(folder)
-    write_json(folder / "manifest.json", read_json(folder / "manifest.json") | {"format": 2})
+    write_json(folder / "manifest.json", read_json(folder / "manifest.json") | {"format": FORMAT + 1})
     with pytest.raises(ArtifactError, match=r"of another format; overwrite=True replaces it"):
         write(folder)
-    with pytest.raises(DamagedArtifactError, match="it has format 2, this version reads 1"):
+    with pytest.raises(DamagedArtifactError, match=f"it has format {FORMAT + 1}, this version reads {FORMAT}"):
         open_cache(folder)
     write(folder, overwrite=True)
 
@@ -408,8 +408,8 @@ def test_a_shard_that_is_not_there_as_it_was_is_found(tmp_path: Path, how: str) 
 
 def test_missing_class_means_are_found(tmp_path: Path) -> None:
     write(tmp_path)
-    (tmp_path / "class-means.safetensors").unlink()
-    with pytest.raises(DamagedArtifactError, match=r"class-means.safetensors is missing"):
+    (tmp_path / "summary.safetensors").unlink()
+    with pytest.raises(DamagedArtifactError, match=r"summary.safetensors is missing"):
         open_cache(tmp_path)
 
 
@@ -432,7 +432,7 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a path": lambda told: told["shards"][0].update(file="../shard-00000.safetensors"),
     "an absolute path": lambda told: told["shards"][0].update(file="/etc/passwd"),
     "another shard's name": lambda told: told["shards"][0].update(file="shard-00001.safetensors"),
-    "the means elsewhere": lambda told: told["class_means"].update(file="../class-means.safetensors"),
+    "the means elsewhere": lambda told: told["summary"].update(file="../summary.safetensors"),
     "more rows": lambda told: told["shards"][0].update(rows=31),
     "a huge size": lambda told: told["shards"][0].update(bytes=2**49),
     "no rows": lambda told: told["shards"][0].update(rows=0),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ...arrays import Maps
 from ...errors import ClassifierMismatchError, ConfigurationError
 from ...storage import StrPath, fingerprint
 from ..batches import LearningBatch, Preparation, Survey
+from .components import Components, in_components
 from .disk import Origin, open_cache, write_cache
 from .layout import Narrowing, RowLayout, bytes_per_image, check_precision
 from .order import Order
@@ -20,13 +22,14 @@ from .rows import Rows, RowsInMemory, RowsOnDisk
 
 @dataclass(frozen=True)
 class ActivationCache:
-    """Everything a post-hoc fit reads of f and the data, in memory or in a folder; it is read in float32, however it is kept.
+    """Everything a post-hoc fit reads of f and the data, in memory or in a folder.
 
     Make one with ``FlintExplainer.cache(data)`` and pass it to several fits: a sweep over J or weights then pays for f once.
     """
 
     rows: Rows
     origin: Origin
+    components: Components | None = None  # in which wide taps are stored
 
     @classmethod
     def build(
@@ -43,7 +46,7 @@ class ActivationCache:
 
         Args:
             folder: where to keep it, made if it is not there; ``None``: in memory.
-            precision: of maps and targets, "float32", "float16" or "bfloat16"; "auto": float32 in memory, half on disk.
+            precision: of maps and targets, "float32", "float16" or "bfloat16"; "auto": as f runs in memory, half on disk.
             images: how many there will be, where that is known: then room on the disk is asked for before the first is read.
             overwrite: replace a whole cache that stands in ``folder``.
 
@@ -54,11 +57,14 @@ class ActivationCache:
         check_precision(precision)
         view = preparation.view
         origin = Origin(view.layers, view.class_ids, fingerprint(view.model))
-        with closing(passes) as stream:
+        with closing(passes):
+            components, stream = in_components(passes, preparation.max_channels)
             if folder is None:
-                return cls(_in_memory(stream, "float32" if precision == "auto" else precision), origin)
+                as_run = "bfloat16" if preparation.bfloat16 else "float32"
+                return cls(_in_memory(stream, as_run if precision == "auto" else precision), origin, components)
             needed = (images or 0) * bytes_per_image(preparation, precision)
-            return cls(write_cache(folder, origin, stream, precision=precision, needed=needed, overwrite=overwrite).rows, origin)
+            written = write_cache(folder, origin, stream, components, precision=precision, needed=needed, overwrite=overwrite)
+            return cls(written.rows, origin, components)
 
     @classmethod
     def open(cls, folder: StrPath) -> ActivationCache:
@@ -68,7 +74,7 @@ class ActivationCache:
             NotAnArtifactError: no whole cache stands there.  DamagedArtifactError: it has changed since, or has another format.
         """
         stored = open_cache(folder)
-        return cls(stored.rows, stored.origin)
+        return cls(stored.rows, stored.origin, stored.components)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,9 +95,11 @@ class ActivationCache:
 
     @property
     def note(self) -> str | None:
-        """What a fit should say of it: where, and in which precision; ``None`` in memory and unrounded."""
+        """What a fit should say of it: where, in which precision, and what was left out; ``None`` in memory and whole."""
         place = "on disk" if self.on_disk else "in memory"
-        return f"activations were kept {place}, in {self.precision}" if self.on_disk or self.precision != "float32" else None
+        kept = f"activations were kept {place}, in {self.precision}" if self.on_disk or self.precision != "float32" else None
+        left_out = None if self.components is None else self.components.note
+        return "; ".join(filter(None, [kept, left_out])) or None
 
     def check(self, preparation: Preparation) -> None:
         """Raise unless this cache was made for the same classifier, layers, shapes, classes and resolution.
@@ -106,32 +114,57 @@ class ActivationCache:
                 f"the activation cache was made with another classifier (fingerprint {made_with}…), or with other weights"
             )
         expected = _told(preparation.view.layers, preparation.view.class_ids, RowLayout.of(preparation.blank(), self.precision))
-        found = _told(self.origin.layers, self.origin.class_ids, self.rows.layout)
+        found = _told(self.origin.layers, self.origin.class_ids, self._layout)
         if found != expected:
             raise ConfigurationError(
                 f"the activation cache holds (layers, map shapes, classes, resolution) {found}, this fit needs {expected}"
             )
+
+    @property
+    def _layout(self) -> RowLayout:
+        """Of the channels that are stored, as they are or in components."""
+        layout = self.rows.layout
+        if self.components is None:
+            return layout
+        return replace(
+            layout, maps=tuple((len(tap.mean), *shape[1:]) for tap, shape in zip(self.components.taps, layout.maps, strict=True))
+        )
 
     def survey(self) -> Survey:
         """Of the stored images."""
         return self.rows.survey()
 
     def select(self, index: Tensor) -> LearningBatch:
-        """The images at ``index`` (n,), in that order."""
-        return self.rows.select(index).stored_as(torch.float32)
+        """The images at ``index`` (n,), in that order, with all channels."""
+        return self.widened(self.rows.select(index).stored_as(torch.float32))
+
+    def widened(self, batch: LearningBatch) -> LearningBatch:
+        """A batch of rows with all channels."""
+        return batch if self.components is None else batch.mapped(self.components.restore)
 
     def part(self, index: Tensor) -> ActivationCache:
         """A cache of the images at ``index`` (n,) alone; on disk nothing is copied."""
-        return ActivationCache(self.rows.part(index), self.origin)
+        return ActivationCache(self.rows.part(index), self.origin, self.components)
 
 
 class CachedBatches:
     """Shuffled mini-batches of a cache: the order of an epoch depends on the seed and the epoch alone.
 
-    ``order``: ``None`` takes the one that suits where the rows are.
+    ``order``: ``None`` takes the one that suits where the rows are.  ``in_components``: give wide taps as they are stored.
+    ``bfloat16``: give maps in it and channels last, else in float32.
     """
 
-    def __init__(self, cache: ActivationCache, batch_size: int, seed: int, device: torch.device, order: Order | None = None) -> None:
+    def __init__(
+        self,
+        cache: ActivationCache,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        order: Order | None = None,
+        in_components: bool = False,
+        bfloat16: bool = False,
+    ) -> None:
+        self.components, self.bfloat16 = cache.components if in_components else None, bfloat16
         self.cache, self.batch_size, self.seed, self.device = cache, min(batch_size, len(cache)), seed, device
         self.order = order or cache.rows.order
         self.batches_per_epoch: int | None = len(cache) // self.batch_size
@@ -141,7 +174,13 @@ class CachedBatches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = self.order(len(self.cache), self.batch_size, generator)
         for batch in self.cache.rows.batches(order, self.batch_size):
-            yield batch.to(self.device).stored_as(torch.float32)
+            here = batch.to(self.device)
+            if self.components is not self.cache.components:
+                here = self.cache.widened(here.stored_as(torch.float32))
+            yield here._replace(activations=tuple(map(self._laid_out, here.activations)), target=here.target.float())
+
+    def _laid_out(self, maps: Maps) -> Maps:
+        return maps.to(torch.bfloat16, memory_format=torch.channels_last) if self.bfloat16 else maps.float()
 
 
 def _in_memory(passes: Iterator[LearningBatch], precision: str) -> RowsInMemory:

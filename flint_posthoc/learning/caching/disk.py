@@ -14,13 +14,14 @@ import torch
 from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
 from ...storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
 from ..batches import LearningBatch, Survey, SurveySums
+from .components import Components
 from .folder import locked, occupied_bytes, remove_cache, require_space, writing
 from .layout import Narrowing, RowLayout, half_precision, raw
-from .manifest import FORMAT, MEANS_NAME, NAME, Manifest, StoredFile, read_manifest, write_manifest
+from .manifest import FORMAT, NAME, SUMMARY_NAME, Manifest, StoredFile, read_manifest, write_manifest
 from .rows import RowsOnDisk
 from .shards import ShardReader, ShardWriter, digest_of
 
-_MEANS = "class_means"  # the one tensor of that file
+_MEANS = "class_means"
 
 
 class Origin(NamedTuple):
@@ -36,14 +37,23 @@ class StoredCache(NamedTuple):
 
     origin: Origin
     rows: RowsOnDisk
+    components: Components | None
 
 
 def write_cache(
-    path: StrPath, origin: Origin, passes: Iterator[LearningBatch], *, precision: str, needed: int, overwrite: bool
+    path: StrPath,
+    origin: Origin,
+    passes: Iterator[LearningBatch],
+    components: Components | None = None,
+    *,
+    precision: str,
+    needed: int,
+    overwrite: bool,
 ) -> StoredCache:
     """Write ``passes`` into a folder. Whatever raises, no file of ours stays there; files of others are never touched.
 
     Args:
+        components: in which ``passes`` gives wide taps.
         precision: "auto" lets the first batch decide which half precision it is.  needed: bytes, as far as they are known.
 
     Raises:
@@ -57,12 +67,12 @@ def write_cache(
         require_space(folder, needed - occupied_bytes(folder), "the activations")
         remove_cache(folder)
         try:
-            survey, manifest = _write(folder, origin, passes, precision)
+            survey, manifest = _write(folder, origin, passes, components, precision)
         except BaseException:
             with contextlib.suppress(ArtifactError):
                 remove_cache(folder)
             raise
-        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=survey))
+        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=survey), components)
 
 
 def open_cache(path: StrPath) -> StoredCache:
@@ -74,12 +84,14 @@ def open_cache(path: StrPath) -> StoredCache:
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
     reader = ShardReader(folder, manifest)
-    survey = _read_survey(folder, manifest)
+    survey, components = _read_summary(folder, manifest)
     reader.verify()
-    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), RowsOnDisk(reader, known=survey))
+    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), RowsOnDisk(reader, known=survey), components)
 
 
-def _write(folder: Path, origin: Origin, passes: Iterator[LearningBatch], precision: str) -> tuple[Survey, Manifest]:
+def _write(
+    folder: Path, origin: Origin, passes: Iterator[LearningBatch], components: Components | None, precision: str
+) -> tuple[Survey, Manifest]:
     first = next(passes, None)
     if first is None:
         raise EmptyDataError("the data held no batch, there is nothing to learn from")
@@ -93,11 +105,11 @@ def _write(folder: Path, origin: Origin, passes: Iterator[LearningBatch], precis
     narrow.warn()
     survey = sums.result()
     with writing(folder):
-        write_tensors(folder / MEANS_NAME, {_MEANS: survey.class_means})
-        means = _stored(folder / MEANS_NAME)
+        write_tensors(folder / SUMMARY_NAME, {_MEANS: survey.class_means} | ({} if components is None else components.tensors()))
+        summary = _stored(folder / SUMMARY_NAME)
         shards = tuple(writer.shards), tuple(writer.rows)
         manifest = Manifest(
-            origin.classifier, origin.layers, origin.class_ids, layout, seen.result(), survey.batches, survey.class_counts, means, *shards
+            origin.classifier, origin.layers, origin.class_ids, layout, seen.result(), survey.batches, survey.class_counts, summary, *shards
         )
         write_manifest(folder, manifest)
     return survey, manifest
@@ -123,14 +135,19 @@ def _stored(path: Path) -> StoredFile:
     return StoredFile(path.stat().st_size, digest_of(path))
 
 
-def _read_survey(folder: Path, manifest: Manifest) -> Survey:
-    path, noted, shape = folder / MEANS_NAME, manifest.class_means, (manifest.layout.classes, *manifest.layout.target)
+def _read_summary(folder: Path, manifest: Manifest) -> tuple[Survey, Components | None]:
+    path, noted, shape = folder / SUMMARY_NAME, manifest.summary, (manifest.layout.classes, *manifest.layout.target)
     if not path.exists():
         raise DamagedArtifactError(f"{path} is missing")
-    means = read_tensors(path, limit=noted.nbytes).tensors.get(_MEANS)
+    tensors = read_tensors(path, limit=noted.nbytes).tensors
+    means = tensors.pop(_MEANS, None)
     if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or _stored(path) != noted:
         raise DamagedArtifactError(f"{path} is damaged: it is not what was noted when it was written")
-    return Survey(manifest.batches, manifest.class_counts, means)
+    try:
+        components = Components.from_tensors(tensors, manifest.layout.maps) if tensors else None
+    except (KeyError, ValueError) as error:
+        raise DamagedArtifactError(f"{path} is damaged: {error}") from error
+    return Survey(manifest.batches, manifest.class_counts, means), components
 
 
 def _refuse_whole(folder: Path, origin: Origin) -> None:

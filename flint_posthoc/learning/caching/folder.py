@@ -15,14 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ArtifactError, DiskSpaceError
-from .manifest import MEANS_NAME, NAME
+from .manifest import NAME, SUMMARY_NAME
 
 LOCK_NAME = "cache.lock"
 RESERVE = 64 * 2**20  # bytes that are left to others
 PREFIX, OWNER_NAME = "flint-posthoc-cache-", "owner.lock"  # of temporary folders
 ABANDONED = 3600.0  # seconds after which one whose owner is gone is removed
 PATIENCE = 60.0  # seconds after which a lock without an owner counts as left over
-_OURS = re.compile(rf"shard-\d{{5}}\.safetensors|{re.escape(MEANS_NAME)}|\.({re.escape(NAME)}|{re.escape(MEANS_NAME)})\.[0-9a-f]{{8}}\.tmp")
+_OURS = re.compile(
+    rf"shard-\d{{5}}\.safetensors|{re.escape(SUMMARY_NAME)}|\.({re.escape(NAME)}|{re.escape(SUMMARY_NAME)})\.[0-9a-f]{{8}}\.tmp"
+)
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,11 @@ class RowLayout:
         """Of batches shaped like this one."""
         maps = tuple((tap.shape[1], tap.shape[2], tap.shape[3]) for tap in batch.activations)
         return cls(maps, batch.logits.shape[1], (batch.target.shape[1], batch.target.shape[2], batch.target.shape[3]), precision)
+
+    def of_width(self, channels: int | None) -> RowLayout:
+        """With so many channels in each tap at most."""
+        limit = math.inf if channels is None else channels
+        return replace(self, maps=tuple((int(min(shape[0], limit)), *shape[1:]) for shape in self.maps))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,7 +150,8 @@ class Narrowing:
 
 def bytes_per_image(preparation: Preparation, precision: str) -> int:
     """Of a cached image; "auto" counts as half precision."""
-    return RowLayout.of(preparation.blank(), "float16" if precision == "auto" else precision).row_bytes
+    layout = RowLayout.of(preparation.blank(), "float16" if precision == "auto" else precision)
+    return layout.of_width(preparation.max_channels).row_bytes
 
 
 def blocks(rows: int, size: int) -> Iterator[Tensor]:

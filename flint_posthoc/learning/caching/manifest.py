@@ -14,8 +14,8 @@ from ...errors import DamagedArtifactError, NotAnArtifactError
 from ...storage import read_json, write_json
 from .layout import PRECISIONS, RowLayout
 
-FORMAT = 1
-NAME, MEANS_NAME = "manifest.json", "class-means.safetensors"
+FORMAT = 2
+NAME, SUMMARY_NAME = "manifest.json", "summary.safetensors"
 SHARDS_LIMIT, IMAGES_LIMIT, AXIS_LIMIT, LAYERS_LIMIT = 100_000, 2**40, 2**20, 1024
 ROW_LIMIT = 2**30  # bytes of one image
 
@@ -33,7 +33,7 @@ class Manifest:
 
     Attributes:
         data: digest of the targets and classes that were read, before rounding.
-        batches, class_counts: of the ``Survey``.
+        batches, class_counts: of the ``Survey``.  summary: its class means, and the components of wide taps.
         shards, shard_rows: in order.
     """
 
@@ -44,7 +44,7 @@ class Manifest:
     data: str
     batches: int
     class_counts: tuple[int, ...]
-    class_means: StoredFile
+    summary: StoredFile
     shards: tuple[StoredFile, ...]
     shard_rows: tuple[int, ...]
 
@@ -73,7 +73,7 @@ class Manifest:
             "data": self.data,
             "batches": self.batches,
             "class_counts": list(self.class_counts),
-            "class_means": {"file": MEANS_NAME, "bytes": self.class_means.nbytes, "digest": self.class_means.digest},
+            "summary": {"file": SUMMARY_NAME, "bytes": self.summary.nbytes, "digest": self.summary.digest},
             "shards": [
                 {"file": shard_name(place), "rows": rows, "bytes": shard.nbytes, "digest": shard.digest}
                 for place, (shard, rows) in enumerate(zip(self.shards, self.shard_rows, strict=True))
@@ -106,7 +106,7 @@ class Manifest:
             _digest(told["data"]),
             _whole(told["batches"], 1, IMAGES_LIMIT),
             tuple(_whole(count, 0, IMAGES_LIMIT) for count in _list(told["class_counts"], AXIS_LIMIT)),
-            _file(told["class_means"], MEANS_NAME),
+            _file(told["summary"], SUMMARY_NAME),
             tuple(shard for shard, _ in shards),
             tuple(rows for _, rows in shards),
         )

@@ -1,0 +1,129 @@
+"""Wide taps in few principal components: what a cache stores of them, what is learnt from, and the way back to the channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...arrays import Activations, Maps
+from ...interpreter.attributes import channel_statistics
+from ..batches import LearningBatch
+
+IMAGES = 1024  # whose positions tell the components, at most
+POSITIONS = 8192  # of these images, at most
+_NAMES = ("mean", "deviation", "basis", "kept")
+
+
+class TapComponents(NamedTuple):
+    """The principal components of one tap's standardised channels, scaled to variance 1 on average over the channels' worth of them.
+
+    Attributes:
+        mean, deviation: of each channel (C,).
+        basis: (C, R), orthonormal columns; R = C without a rotation for a tap that is not wide.
+        kept: share of the channels' variance that the components hold.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    basis: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(cls, maps: Maps, count: int) -> TapComponents:
+        """From maps (n, C, h, w): the ``count`` largest, or all channels as they are where there are no more."""
+        mean, deviation = channel_statistics(maps)
+        channels = len(mean)
+        if channels <= count:
+            return cls(mean, deviation, torch.eye(channels, device=mean.device), torch.ones((), device=mean.device))
+        rows = maps.transpose(0, 1).flatten(1).T  # (positions, C)
+        chosen = torch.linspace(0, len(rows) - 1, min(len(rows), POSITIONS), device=rows.device).round().long()
+        standard = (rows[chosen] - mean) / deviation
+        values, vectors = torch.linalg.eigh(standard.T @ standard / len(chosen))
+        kept = values[-count:].sum() / values.sum()
+        return cls(mean, deviation, vectors[:, -count:].flip(1).contiguous(), kept)
+
+    @property
+    def scale(self) -> float:
+        """By which components are multiplied: a sum over R of them then varies as one over C channels."""
+        return math.sqrt(self.basis.shape[1] / self.basis.shape[0])
+
+    @property
+    def kernel(self) -> Tensor:
+        """(R, C): components are this times the channels less their mean."""
+        return self.scale * (self.basis / self.deviation[:, None]).T
+
+    def project(self, maps: Maps) -> Maps:
+        """(n, C, h, w) → (n, R, h, w)."""
+        kernel = self.kernel.to(maps)
+        places = maps.permute(0, 2, 3, 1).flatten(0, 2)  # side by side in memory afterwards, as the learning loop reads them
+        found = torch.addmm(-(kernel @ self.mean.to(maps)), places, kernel.T)
+        return found.unflatten(0, (len(maps), *maps.shape[2:])).permute(0, 3, 1, 2)
+
+    def restore(self, maps: Maps) -> Maps:
+        """(n, R, h, w) → (n, C, h, w): the channels, less what the components do not hold."""
+        back = (self.basis * self.deviation[:, None] / self.scale).to(maps)
+        return (back @ maps.flatten(2) + self.mean.to(maps)[:, None]).unflatten(2, maps.shape[2:])
+
+
+@dataclass(frozen=True)
+class Components:
+    """Those of every tap."""
+
+    taps: tuple[TapComponents, ...]
+
+    @classmethod
+    def of(cls, batches: Sequence[LearningBatch], count: int) -> Components:
+        """From the first images that f has seen."""
+        maps = (torch.cat(tap) for tap in zip(*(batch.activations for batch in batches), strict=True))
+        return cls(tuple(TapComponents.of(tap, count) for tap in maps))
+
+    def project(self, activations: Activations) -> Activations:
+        """Channels → components."""
+        return tuple(tap.project(maps) for tap, maps in zip(self.taps, activations, strict=True))
+
+    def restore(self, activations: Activations) -> Activations:
+        """Components → channels."""
+        return tuple(tap.restore(maps) for tap, maps in zip(self.taps, activations, strict=True))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """To be kept in a file."""
+        told = ((place, tap) for place, tap in enumerate(self.taps))
+        return {f"{place}.{name}": getattr(tap, name).cpu() for place, tap in told for name in _NAMES}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], maps: Sequence[tuple[int, int, int]]) -> Components:
+        """The inverse of ``tensors``, for taps that are stored with these shapes. Raises ``KeyError``, ``ValueError``."""
+        taps = tuple(TapComponents(*(tensors[f"{place}.{name}"] for name in _NAMES)) for place in range(len(maps)))
+        for tap, shape in zip(taps, maps, strict=True):
+            channels = len(tap.mean) if tap.mean.dim() == 1 else 0
+            shapes = (tap.deviation.shape, tap.basis.shape, tap.kept.shape)
+            if shapes != ((channels,), (channels, shape[0]), ()) or not all(value.isfinite().all() for value in tap):
+                raise ValueError(
+                    f"components of shapes {[tuple(value.shape) for value in tap]} do not belong to {shape[0]} stored channels"
+                )
+        return cls(taps)
+
+    @property
+    def note(self) -> str:
+        """How much is kept."""
+        wide = (tap for tap in self.taps if tap.basis.shape[1] < tap.basis.shape[0])
+        said = (f"{tap.basis.shape[1]:,} of {tap.basis.shape[0]:,} ({float(tap.kept):.1%} of their variance)" for tap in wide)
+        return "of the channels of each wide tap the principal components were kept: " + ", ".join(said)
+
+
+def in_components(passes: Iterator[LearningBatch], max_channels: int | None) -> tuple[Components | None, Iterator[LearningBatch]]:
+    """The components that the first images of ``passes`` tell, and all of it in them; ``None`` and as it is where no tap is wider."""
+    first = next(passes, None)
+    if first is None or max_channels is None or all(maps.shape[1] <= max_channels for maps in first.activations):
+        return None, passes if first is None else chain([first], passes)
+    begun = [first]
+    while sum(len(batch.logits) for batch in begun) < IMAGES and (batch := next(passes, None)) is not None:
+        begun.append(batch)
+    components = Components.of(begun, max_channels)
+    return components, (batch.mapped(components.project) for batch in chain(begun, passes))
