@@ -44,16 +44,16 @@ class LearningBatch(NamedTuple):
     def rows(self, index: Tensor | slice) -> LearningBatch:
         """The images at ``index``, in that order; maps keep their memory format."""
         maps = tuple(_taken(tap, index) for tap in self.activations)
-        return LearningBatch(maps, self.logits[index], _taken(self.target, index), self.classes[index])
+        return LearningBatch(maps, _taken(self.logits, index), _taken(self.target, index), self.classes[index])
 
 
-def _taken(maps: Tensor, index: Tensor | slice) -> Tensor:
-    """``maps[index]``, rows copied whole: torch's own indexing is six times as slow."""
+def _taken(rows: Tensor, index: Tensor | slice) -> Tensor:
+    """``rows[index]``, each copied whole: torch's own indexing is six times as slow."""
     if isinstance(index, slice):
-        return maps[index]
-    if maps.is_contiguous(memory_format=torch.channels_last):
-        return maps.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
-    return maps.index_select(0, index)
+        return rows[index]
+    if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+        return rows.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return rows.index_select(0, index)
 
 
 class Preparation(NamedTuple):

@@ -277,11 +277,15 @@ class Trainer:
     def _observe(self, output: InterpreterOutput, batch: LearningBatch, terms: LossTerms) -> Tensor:
         fired = (output.attributes > 0).any(dim=0)
         self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
-        divergence = (self.kind.cross_entropy(batch.logits, output.logits) - self.kind.entropy(batch.logits)).mean()
+        divergence = self._cross_entropy(output, batch, terms) - self.kind.entropy(batch.logits).mean()
         agreement = self.kind.agreement(batch.logits, output.logits).float().mean()
         prediction = terms.total.new_zeros(()) if batch.prediction is None else batch.prediction.detach()
-        accuracy = (self.kind.prediction(batch.logits) == batch.classes).float().mean()
+        accuracy = prediction if self.classifier is None else (self.kind.prediction(batch.logits) == batch.classes).float().mean()
         return torch.stack([*(term.detach() for term in terms), divergence, agreement, prediction, accuracy])
+
+    def _cross_entropy(self, output: InterpreterOutput, batch: LearningBatch, terms: LossTerms) -> Tensor:
+        plain = self.weights.target == "classifier" and self.weights.temperature == 1
+        return terms.output_fidelity if plain else self.kind.cross_entropy(batch.logits, output.logits).mean()
 
     def _look(self, batch: LearningBatch, means: _RunningMeans, bar: Any, epoch: int) -> int:
         self._show(means, bar, epoch)
