@@ -88,6 +88,13 @@ paper-questions: $(INSTALLED)  ## top-k agreement, disagreement, shuffling, fait
 paper-figures: $(INSTALLED)  ## relevance maps, samples by class, pairs with and without autoencoder, J = 4, disagreeing samples
 	$(PAPER).figures --tasks fashion_mnist quickdraw $(PAPER_PLACES)
 
+# --- speed and memory; on a machine that does nothing else ---
+
+.PHONY: bench
+
+bench: $(TEST_INSTALLED)  ## every benchmark; results go into examples/benchmarks/results (an hour)
+	for name in startup explanations fit pictures memory lime fidelity; do $(BIN)/python -m examples.benchmarks.$$name --data $(DATA) || exit 1; done
+
 .PHONY: readme-picture
 readme-picture: $(INSTALLED)  ## make the README's picture again
 	$(BIN)/flint-posthoc demo

@@ -13,7 +13,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.imagenette import task
+from examples.fashion_mnist import task as fashion_mnist
+from examples.imagenette import task as imagenette
 from examples.results import some
 from flint_posthoc import FlintExplainer
 
@@ -52,13 +53,21 @@ def _noise(side: int, channels: int = 3) -> Callable[[argparse.Namespace, int], 
 
 
 def _photographs(options: argparse.Namespace, count: int) -> Tensor:
-    return torch.stack([image for image, _ in some(task.images(options.data, train=True), count)])
+    return torch.stack([image for image, _ in some(imagenette.images(options.data, train=True), count)])
+
+
+def _clothes(options: argparse.Namespace, count: int) -> Tensor:
+    return torch.stack([image for image, _ in some(fashion_mnist.images(options.data, train=True), count)])
 
 
 SUBJECTS = {
     "ResNet-50": Subject(lambda options: torchvision.models.resnet50(), _noise(224)),
     "ViT-Small": Subject(lambda options: timm.create_model("vit_small_patch16_224"), _noise(224)),
     "SqueezeNet": Subject(
-        lambda options: task.classifier(options.data), _photographs, 3000, {"classes": task.CLASSES, "class_names": task.CLASS_NAMES}
+        lambda options: imagenette.classifier(options.data),
+        _photographs,
+        3000,
+        {"classes": imagenette.CLASSES, "class_names": imagenette.CLASS_NAMES},
     ),
+    "LeNet": Subject(lambda options: fashion_mnist.classifier(options.data), _clothes, 10_000, {"layers": ["conv2"], "num_attributes": 25}),
 }
