@@ -78,7 +78,7 @@ def batches(
         names the batch, counted from 0.
     """
     expected, empty = image_shape, True
-    for index, item in enumerate(_iterable(data)):
+    for index, item in enumerate(iterable(data)):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
         images = _checked_images(raw_images, expected, place)
@@ -118,7 +118,7 @@ class FirstPass:
     """
 
     def __init__(self, data: Data) -> None:
-        self._rest = iter(_iterable(data))
+        self._rest = iter(iterable(data))
         self._head = list(islice(self._rest, 1))
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
@@ -140,7 +140,7 @@ def num_images(data: Data) -> int | None:
     """The number of images in one pass, where it is known without a pass."""
     if isinstance(data, DataLoader):
         return _num_images_of_loader(data)
-    if isinstance(data, Tensor) or _is_map_style(data):
+    if isinstance(data, Tensor) or is_map_style(data):
         return len(data)
     return None
 
@@ -151,7 +151,7 @@ def augments(data: Data) -> bool:
     ``False`` for data that cannot be indexed. A loader's ``collate_fn`` takes part. The global random state stays as it is.
     """
     source: Any = data.dataset if isinstance(data, DataLoader) else data
-    if not _is_map_style(source) or not len(source):
+    if not is_map_style(source) or not len(source):
         return False
     positions = np.linspace(0, len(source) - 1, min(AUGMENTATION_SAMPLES, len(source))).astype(int).tolist()
     gather = _batcher(data)
@@ -164,7 +164,7 @@ def shuffles(data: Data) -> bool | None:
     """Whether the order of images is a random one; ``None`` where that cannot be told."""
     if isinstance(data, DataLoader):
         return _is_random(_item_sampler(data))
-    return False if isinstance(data, Tensor) or _is_map_style(data) else None
+    return False if isinstance(data, Tensor) or is_map_style(data) else None
 
 
 @contextlib.contextmanager
@@ -184,17 +184,18 @@ def preserved_random_state() -> Iterator[None]:
             restore(state)
 
 
-def _iterable(data: Data) -> Iterable[Any]:
+def iterable(data: Data) -> Iterable[Any]:
+    """The unchecked batches of ``data``. Raises ``BatchFormatError`` for what gives none."""
     if isinstance(data, Tensor):
         return (data,)
-    if _is_map_style(data):
-        return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=_collate)
+    if is_map_style(data):
+        return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=collate)
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise BatchFormatError(f"data of type {type(data).__name__} gives no batches; expected an iterable of {ALLOWED}")
     return data
 
 
-def _is_map_style(data: Any) -> bool:
+def is_map_style(data: Any) -> bool:
     """A data set of single items, rather than a sequence of batches."""
     indexable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
     return indexable and not isinstance(data, Tensor | list | tuple | Mapping | str | bytes | np.ndarray | DataLoader | IterableDataset)
@@ -204,11 +205,12 @@ def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
     """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
     if isinstance(data, DataLoader) and data.batch_sampler is None:
         return lambda source, positions: [source[position] for position in positions]
-    collate = data.collate_fn if isinstance(data, DataLoader) else _collate
-    return lambda source, positions: [collate([source[position] for position in positions])]
+    gather = data.collate_fn if isinstance(data, DataLoader) else collate
+    return lambda source, positions: [gather([source[position] for position in positions])]
 
 
-def _collate(items: list[Any]) -> Any:
+def collate(items: list[Any]) -> Any:
+    """A batch of single items. Raises ``BatchFormatError``, or ``ImageShapeError`` for images of varying size."""
     try:
         return default_collate(items)
     except TypeError as error:

@@ -17,7 +17,7 @@ from .artifact import CLASSIFIER_NAME, JSON_NAME, TENSORS_NAME, SavedExplainer, 
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
-from .data import Data, FirstPass, num_images
+from .data import Data, FirstPass
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
 from .evaluation.selection import Selection, sweep_sizes
 from .explanations import Explanations
@@ -26,10 +26,12 @@ from .interpreter.interpreter import Interpreter
 from .learning.caching.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import with_progress
+from .learning.keeping import own_images, with_progress
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
+from .processes import alone, from_main, is_main, together
+from .splitting import own_part
 
 JOINT_NOTE = "the classifier was trained together with its interpreter"
 
@@ -210,12 +212,12 @@ class FlintExplainer(Explanations):
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        with trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
+        with together(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
             torch.manual_seed(settings.seed)  # of a shuffling loader too
-            first_pass = FirstPass(data)
+            first_pass, shown = FirstPass(own_part(data).needed()), progress and is_main()
             start = None if self._saved is None else self.interpreter
-            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress, self.joint, start, precision)
-            prepared = self._prepare(first_pass.images)
+            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
+            prepared = self._prepare(from_main(lambda: first_pass.images))
             if self.joint:
                 first_pass.require_labels(prepared.view.num_classes)
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
@@ -248,13 +250,13 @@ class FlintExplainer(Explanations):
             DataError: empty or malformed data.  DiskSpaceError: not enough room.
             ArtifactError: ``folder`` cannot be written, or holds a whole cache.  ConfigurationError: an unknown precision.
         """
-        with no_trace(self.model), learning_mode():
-            first_pass = FirstPass(data)
-            prepared = self._prepare(first_pass.images)
+        with together(), no_trace(self.model), learning_mode():
+            first_pass = FirstPass(own_part(data).needed())
+            prepared = self._prepare(from_main(lambda: first_pass.images))
             as_run = "float32" if precision == "float32" else "auto"
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
-            images = num_images(data)
-            passes = with_progress(preparation.passes(first_pass), "activations", images, progress)
+            images = own_images(data)
+            passes = with_progress(preparation.passes(first_pass), "activations", images, progress and is_main())
             return ActivationCache.build(preparation, passes, folder=folder, precision=precision, images=images, overwrite=overwrite)
 
     def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
@@ -263,19 +265,23 @@ class FlintExplainer(Explanations):
         Raises:
             DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
         """
-        cache = self.cache(data, progress=progress)
-        prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
-        return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
+        with alone():
+            cache = self.cache(data, progress=progress)
+            prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
+            return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
 
     # ---- keeping ----
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write interpreter, settings and f's fingerprint into ``folder`` (JSON and safetensors, a few hundred kilobytes) and return it.
 
+        Of several processes the main one writes, and all wait for it.
+
         Raises:
             NotFitted; ArtifactError where the folder cannot be written.
         """
-        return save(folder, self.saved)
+        with together():
+            return save(folder, self.saved) if is_main() else Path(folder)
 
     @classmethod
     def from_pretrained(
@@ -322,10 +328,14 @@ class FlintExplainer(Explanations):
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
         from huggingface_hub import HfApi
 
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            return str(api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(folder)))
+        def upload() -> str:
+            api = HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            with tempfile.TemporaryDirectory() as folder:
+                return str(api.upload_folder(repo_id=repo_id, folder_path=save(folder, self.saved)))
+
+        with together():
+            return from_main(upload)
 
 
 def _given(config: Any, **changes: Any) -> Any:

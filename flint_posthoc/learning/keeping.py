@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
+from ..processes import gather, local_size, share
 from .batches import LearningBatch, Preparation
 from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
@@ -31,8 +32,8 @@ class Reading(NamedTuple):
 
     @property
     def images(self) -> int | None:
-        """How many, where that is known."""
-        return num_images(self.data)
+        """How many of them this process reads, where that is known."""
+        return own_images(self.data)
 
     def passes(self, what: str) -> Generator[LearningBatch, None, None]:
         """That pass, with a bar named ``what``."""
@@ -44,6 +45,12 @@ class Reading(NamedTuple):
 
 
 Kept = AbstractContextManager[ActivationCache | None]  # None: f runs in every epoch
+
+
+def own_images(data: Data) -> int | None:
+    """How many images of ``data`` this process reads in one pass, where that is known without one."""
+    images = num_images(data)
+    return None if images is None else len(share(images))
 
 
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
@@ -69,13 +76,14 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
 
 
 def _automatic(reading: Reading) -> Kept:
-    images = reading.images or 0
-    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory()
-    if wanted <= room or is_one_shot(reading.data):
+    """Where there is room for all in every process."""
+    images, processes_here = reading.images or 0, local_size()
+    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory() / processes_here
+    if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading)
     place = temporary_place()
-    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place)
-    if on_disk <= free:
+    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place) // processes_here
+    if all(gather(on_disk <= free)):
         return _disk(reading)
     warnings.warn(
         f"the activations of {images:,} images need {wanted / 2**30:.1f} GiB, more than the {room / 2**30:.1f} GiB that may be filled, "
@@ -104,7 +112,7 @@ def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
 
 
 def _warned_of_augmentation(reading: Reading) -> bool:
-    if not augments(reading.data):
+    if not any(gather(augments(reading.data))):
         return False
     warnings.warn(
         "the data gives other pixels when read twice (augmentation), which a cache would freeze; "
