@@ -1,7 +1,7 @@
 """Batches from any loader, checked once, and what can be told about a data set without going through it.
 
 Data is any iterable of images (B, C, H, W), of (images, labels) or of dicts as Hugging Face loaders give them; a single tensor of
-images is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time.
+images is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time, and so is an ``IterableDataset``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -78,7 +78,7 @@ def batches(
         names the batch, counted from 0.
     """
     expected, empty = image_shape, True
-    for index, item in enumerate(iterable(data)):
+    for index, item in enumerate(_readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
         images = _checked_images(raw_images, expected, place)
@@ -118,7 +118,7 @@ class FirstPass:
     """
 
     def __init__(self, data: Data) -> None:
-        self._rest = iter(iterable(data))
+        self._rest = _readable(iterable(data))
         self._head = list(islice(self._rest, 1))
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
@@ -137,7 +137,7 @@ def is_one_shot(data: Data) -> bool:
 
 
 def num_images(data: Data) -> int | None:
-    """The number of images in one pass, where it is known without a pass."""
+    """The number of images in one pass, where it is known without a pass; a stream's is what it says of itself."""
     if isinstance(data, DataLoader):
         return _num_images_of_loader(data)
     if isinstance(data, Tensor) or is_map_style(data):
@@ -155,7 +155,7 @@ def augments(data: Data) -> bool:
         return False
     positions = np.linspace(0, len(source) - 1, min(AUGMENTATION_SAMPLES, len(source))).astype(int).tolist()
     gather = _batcher(data)
-    with preserved_random_state():
+    with preserved_random_state(), _loading():
         first, second = ([_unpack(part, "what was read twice")[0] for part in gather(source, positions)] for _ in range(2))
     return not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
@@ -190,9 +190,43 @@ def iterable(data: Data) -> Iterable[Any]:
         return (data,)
     if is_map_style(data):
         return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=collate)
+    if isinstance(data, IterableDataset):
+        return _batched(data)
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise BatchFormatError(f"data of type {type(data).__name__} gives no batches; expected an iterable of {ALLOWED}")
     return data
+
+
+def _batched(data: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a stream, or its single images 64 at a time."""
+    items = iter(data)
+    for first in islice(items, 1):
+        whole, parts = chain([first], items), _parts(first)
+        single = parts is not None and isinstance(parts[0], Tensor) and parts[0].dim() == 3
+        yield from (collate(group) for group in _groups(whole, BATCH_SIZE)) if single else whole
+
+
+def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while group := list(islice(items, size)):
+        yield group
+
+
+def _readable(items: Iterable[Any]) -> Iterator[Any]:
+    with _loading():
+        yield from items
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """What a loader says of images of varying size, or of a worker that has died, becomes a ``DataError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "equal size" in str(error):
+            raise ImageShapeError(f"images of varying size make no batch; resize them to one size: {error}") from error
+        if "exited unexpectedly" in str(error) or "is killed by signal" in str(error):
+            raise DataError(f"a worker of the loader died in the middle of a pass: {error}") from error
+        raise
 
 
 def is_map_style(data: Any) -> bool:
@@ -342,6 +376,9 @@ def _is_random(sampler: Sampler[Any] | Iterable[Any] | None) -> bool | None:
 
 
 def _num_images_of_loader(loader: DataLoader[Any]) -> int | None:
+    if isinstance(loader.dataset, IterableDataset):
+        said = len(loader.dataset) if loader.batch_size and isinstance(loader.dataset, Sized) else None
+        return said // loader.batch_size * loader.batch_size if said and loader.batch_size and loader.drop_last else said
     sampler, batching = _item_sampler(loader), loader.batch_sampler
     if not isinstance(sampler, Sized) or not isinstance(batching, BatchSampler):
         return None

@@ -224,16 +224,16 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n, …) of all processes by rank; each may have another number of them."""
+    """The rows (n, …) of all processes by rank; each may have another number of them. Through the CPU, for the rare large message."""
     if size() == 1:
         return rows
     counts = gather(len(rows))
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype)
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
     with _connected():
-        dist.all_gather(parts, padded, group=_group(rows))
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        dist.all_gather(parts, padded, group=_messages())
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -81,11 +81,12 @@ def num_batches(data: Data) -> int | None:
     if is_map_style(data):
         return -(-len(data) // BATCH_SIZE)
     with contextlib.suppress(TypeError):  # a loader's sampler may have no length
-        return None if _is_stream(data) else len(data)
+        return None if is_stream(data) else len(data)
     return None
 
 
-def _is_stream(data: Data) -> bool:
+def is_stream(data: Data) -> bool:
+    """Whether ``data`` can only be gone through."""
     return not any(applies(data) for applies, _, _ in _KINDS)
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
 from ..processes import gather, local_size, share
+from ..splitting import is_stream
 from .batches import LearningBatch, Preparation
 from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
@@ -50,15 +51,21 @@ Kept = AbstractContextManager[ActivationCache | None]  # None: f runs in every e
 def own_images(data: Data) -> int | None:
     """How many images of ``data`` this process reads in one pass, where that is known without one."""
     images = num_images(data)
-    return None if images is None else len(share(images))
+    return images if images is None or is_stream(data) else len(share(images))
 
 
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
-    """``passes`` with a bar that counts images."""
+    """``passes`` with a bar that counts images; a warning where they end before ``images``, the number that was said."""
+    seen = 0
     with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
         for batch in passes:
-            bar.update(len(batch.logits))
+            seen += batch.images()
+            bar.update(batch.images())
             yield batch
+    if images is not None and seen < images:
+        warnings.warn(
+            f"the data was said to hold {images:,} images and ended after {seen:,}; these are what is used", FlintWarning, stacklevel=2
+        )
 
 
 def _memory(reading: Reading) -> Kept:
