@@ -41,7 +41,7 @@ def start(backend: str | None = None) -> torch.device:
     Raises:
         ConfigurationError: this build of torch has no ``torch.distributed``.
     """
-    cuda = torch.cuda.is_available() and torch.cuda.device_count() >= local_size()
+    cuda = torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -69,7 +69,7 @@ def is_main() -> bool:
 
 def local_size() -> int:
     """How many of them share this machine, as far as ``torchrun`` tells."""
-    return min(size(), int(os.environ.get("LOCAL_WORLD_SIZE", size()))) if _initialized() else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(size(), int(os.environ.get("LOCAL_WORLD_SIZE", size())))
 
 
 def share(count: int) -> range:
@@ -135,7 +135,7 @@ def together() -> Iterator[None]:
         raise
     except Exception as error:
         with suppress(ProcessFailedError):
-            _meet(_Word(None, f"{type(error).__name__}: {error}"))
+            _meet(_Word(None, f"{type(error).__name__}: {str(error)[:1000]}"))
         raise
     finally:
         _TOGETHER.reset(token)
@@ -227,13 +227,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     """The rows (n, …) of all processes by rank; each may have another number of them. Through the CPU, for the rare large message."""
     if size() == 1:
         return rows
-    counts = gather(len(rows))
-    padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype)
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in counts]
-    with _connected():
-        dist.all_gather(parts, padded, group=_messages())
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
+    parts = []
+    for place, count in enumerate(gather(len(rows))):
+        part = rows.float().cpu().contiguous() if place == rank() else torch.empty(count, *rows.shape[1:])
+        with _connected():
+            dist.broadcast(part, src=place, group=_messages())
+        parts.append(part)
+    return torch.cat(parts).to(rows)
 
 
 class _SumOverProcesses(torch.autograd.Function):

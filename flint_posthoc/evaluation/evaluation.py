@@ -78,7 +78,7 @@ def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
         **_reconstruction_sums(fitted, batch, f),
         **_label_counts(f, g, agrees, batch.labels),
     }
-    return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes))
+    return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes.cpu()))
 
 
 def _reconstruction_sums(fitted: FittedInterpreter, batch: ReadBatch, f: ClassIndex) -> dict[str, Tensor]:

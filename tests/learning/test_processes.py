@@ -4,6 +4,9 @@ import dataclasses
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -20,6 +23,8 @@ from flint_posthoc import FlintExplainer, processes
 from flint_posthoc.classifier.adapter import Categorical
 from flint_posthoc.errors import ArtifactError, ConfigurationError, EmptyDataError, NotAnArtifactError, ProcessFailedError
 from flint_posthoc.interpreter.interpreter import Interpreter
+from flint_posthoc.learning.batches import LearningBatch
+from flint_posthoc.learning.caching import components
 from flint_posthoc.learning.caching.cache import ActivationCache
 from flint_posthoc.learning.checkpoint import FILE_NAME, FitCheckpoint
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
@@ -191,9 +196,33 @@ def nine_and_none(folder: Path) -> Any:
     return step(slice(0, 9) if processes.is_main() else slice(9, 9))
 
 
+def narrowed(own: slice) -> Any:
+    """The components of a wide tap, told by the first 50 of 80 images, and ``own`` images in them."""
+    source = torch.Generator().manual_seed(2)
+    maps = torch.randn(80, 6, 2, 2, generator=source) * torch.arange(1.0, 7.0).view(1, 6, 1, 1)
+    parts = [LearningBatch((part,), torch.zeros(len(part), 2), part, torch.zeros(len(part))) for part in maps[own].split(10)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(components, "IMAGES", 50)
+        found, stream = components.in_components(iter(parts), 3)
+        assert found is not None
+        return found.tensors(), torch.cat([batch.activations[0] for batch in stream])
+
+
+def forty_and_forty(folder: Path) -> Any:
+    return narrowed(slice(0, 40) if processes.is_main() else slice(40, 80))
+
+
 @pytest.fixture(scope="module")
 def gradients() -> Found:
-    return in_processes(five_and_four, nine_and_none)
+    return in_processes(five_and_four, nine_and_none, forty_and_forty)
+
+
+def test_components_are_told_by_the_first_images_whoever_reads_them(gradients: Found) -> None:
+    expected, rows = narrowed(slice(None))
+    assert expected["0.basis"].shape == (6, 3)
+    for (found, own), part in zip(gradients["forty_and_forty"], (rows[:40], rows[40:]), strict=True):
+        assert difference(found, expected) == 0
+        assert difference(own, part) == 0
 
 
 @pytest.mark.parametrize("case", ["five_and_four", "nine_and_none"])
@@ -419,6 +448,24 @@ def test_a_whole_cache_is_shared(others: Found, folder: Path) -> None:
 
 def test_what_one_process_asks_alone_waits_for_nobody(others: Found) -> None:
     assert others["each_by_itself"] == ["drawn", "went on"]
+
+
+SCRIPT = """
+from pathlib import Path
+import sys
+from flint_posthoc import processes
+device = processes.start()
+Path(sys.argv[1], str(processes.rank())).write_text(f"{device} {processes.gather(processes.rank())} {processes.local_size()}")
+"""
+
+
+def test_torchrun_starts_what_start_connects(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = Path(processes.__file__).parents[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300, capture_output=True)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["cpu [0, 1] 2"] * 2
 
 
 def test_one_process_meets_nobody() -> None:
