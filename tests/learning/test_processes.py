@@ -48,7 +48,7 @@ def told(explain: FlintExplainer) -> dict[str, Any]:
     """Everything that is to be the same, however many processes there are."""
     world = explain.global_interpretation(in_order(), samples_per_class=5)
     exemplars = explain.exemplars(in_order(), [(0, 0), (1, 1), (2, 2), (0, 3)], k=3)
-    evaluation = explain.evaluate(data())
+    evaluation = explain.evaluate(in_order())
     return {
         "history": [dataclasses.replace(record, seconds=0.0) for record in explain.history],
         "evaluation": {name: value for name, value in dataclasses.asdict(evaluation).items() if name not in COUNTS},

@@ -171,9 +171,7 @@ class ActivationCache:
 
     def _require_whole(self) -> None:
         if self.held is not None:
-            raise ConfigurationError(
-                f"this process has {len(self.rows)} of the {len(self)} cached images; only a cache of one process is chosen from"
-            )
+            raise ConfigurationError(f"this process has {len(self.rows)} of {len(self)} cached images; choosing among them needs them all")
 
 
 class CachedBatches:
