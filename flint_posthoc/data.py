@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,26 +26,17 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
-    default_collate,
 )
 
 from .arrays import Images
 from .errors import BatchFormatError, DataError, EmptyDataError, ImageShapeError, LabelRangeError, MissingLabelsError, NonFinitePixelsError
+from .loading import ALLOWED, BATCH_SIZE, collate, is_map_style, iterable, loading, parts_of, readable
+from .loading import Data as Data
 
-BATCH_SIZE = 64  # of data sets that do not come in batches
-IMAGE_KEYS = ("pixel_values", "image", "images", "img")
-LABEL_KEYS = ("labels", "label")
 AUGMENTATION_SAMPLES = 8
-ALLOWED = (
-    "images (B, C, H, W), (images, labels), or a dict with "
-    + " or ".join(map(repr, IMAGE_KEYS))
-    + " and perhaps "
-    + " or ".join(map(repr, LABEL_KEYS))
-)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
-Data: TypeAlias = Any  # one of the forms above; whether it is one of them is checked here and said in words, not by the type
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
 Labels: TypeAlias = Literal["optional", "required", "targets", "ignored"]
 
@@ -78,7 +69,7 @@ def batches(
         names the batch, counted from 0.
     """
     expected, empty = image_shape, True
-    for index, item in enumerate(_readable(iterable(data))):
+    for index, item in enumerate(readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
         images = _checked_images(raw_images, expected, place)
@@ -118,7 +109,7 @@ class FirstPass:
     """
 
     def __init__(self, data: Data) -> None:
-        self._rest = _readable(iterable(data))
+        self._rest = readable(iterable(data))
         self._head = list(islice(self._rest, 1))
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
@@ -155,7 +146,7 @@ def augments(data: Data) -> bool:
         return False
     positions = np.linspace(0, len(source) - 1, min(AUGMENTATION_SAMPLES, len(source))).astype(int).tolist()
     gather = _batcher(data)
-    with preserved_random_state(), _loading():
+    with preserved_random_state(), loading():
         first, second = ([_unpack(part, "what was read twice")[0] for part in gather(source, positions)] for _ in range(2))
     return not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
@@ -184,57 +175,6 @@ def preserved_random_state() -> Iterator[None]:
             restore(state)
 
 
-def iterable(data: Data) -> Iterable[Any]:
-    """The unchecked batches of ``data``. Raises ``BatchFormatError`` for what gives none."""
-    if isinstance(data, Tensor):
-        return (data,)
-    if is_map_style(data):
-        return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=collate)
-    if isinstance(data, IterableDataset):
-        return _batched(data)
-    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
-        raise BatchFormatError(f"data of type {type(data).__name__} gives no batches; expected an iterable of {ALLOWED}")
-    return data
-
-
-def _batched(data: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a stream, or its single images 64 at a time."""
-    items = iter(data)
-    for first in islice(items, 1):
-        whole, parts = chain([first], items), _parts(first)
-        single = parts is not None and isinstance(parts[0], Tensor) and parts[0].dim() == 3
-        yield from (collate(group) for group in _groups(whole, BATCH_SIZE)) if single else whole
-
-
-def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while group := list(islice(items, size)):
-        yield group
-
-
-def _readable(items: Iterable[Any]) -> Iterator[Any]:
-    with _loading():
-        yield from items
-
-
-@contextlib.contextmanager
-def _loading() -> Iterator[None]:
-    """What a loader says of images of varying size, or of a worker that has died, becomes a ``DataError``."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "equal size" in str(error):
-            raise ImageShapeError(f"images of varying size make no batch; resize them to one size: {error}") from error
-        if "exited unexpectedly" in str(error) or "is killed by signal" in str(error):
-            raise DataError(f"a worker of the loader died in the middle of a pass: {error}") from error
-        raise
-
-
-def is_map_style(data: Any) -> bool:
-    """A data set of single items, rather than a sequence of batches."""
-    indexable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return indexable and not isinstance(data, Tensor | list | tuple | Mapping | str | bytes | np.ndarray | DataLoader | IterableDataset)
-
-
 def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
     """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
     if isinstance(data, DataLoader) and data.batch_sampler is None:
@@ -243,36 +183,12 @@ def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
     return lambda source, positions: [gather([source[position] for position in positions])]
 
 
-def collate(items: list[Any]) -> Any:
-    """A batch of single items. Raises ``BatchFormatError``, or ``ImageShapeError`` for images of varying size."""
-    try:
-        return default_collate(items)
-    except TypeError as error:
-        raise BatchFormatError(
-            f"items of the data set make no batch: {error}. Expected images as tensors (C, H, W), with or without a label"
-        ) from error
-    except RuntimeError as error:
-        raise ImageShapeError(f"items of the data set make no batch, are they of different sizes? {error}") from error
-
-
 def _unpack(item: Any, place: str) -> tuple[Tensor, Any]:
     """The images and the raw labels, if any, of one batch."""
-    parts = _parts(item)
+    parts = parts_of(item)
     if parts is None or not isinstance(parts[0], Tensor):
         raise BatchFormatError(f"{place} is a {_describe(item)}; expected {ALLOWED}")
     return parts
-
-
-def _parts(item: Any) -> tuple[Any, Any] | None:
-    if isinstance(item, Mapping):
-        return _first_of(item, IMAGE_KEYS), _first_of(item, LABEL_KEYS)
-    if isinstance(item, list | tuple):
-        return (item[0], item[1] if len(item) == 2 else None) if len(item) in (1, 2) else None
-    return item, None
-
-
-def _first_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((item[key] for key in keys if key in item), None)
 
 
 def _describe(item: Any) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ import torch
 from torch import nn
 
 from .arrays import Images
-from .artifact import CLASSIFIER_NAME, JSON_NAME, TENSORS_NAME, SavedExplainer, load, load_trained_classifier, save
+from .artifact import SavedExplainer, load, load_trained_classifier, local_folder, save, upload
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
 from .data import Data, FirstPass
-from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
+from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
 from .evaluation.selection import Selection, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
@@ -307,9 +305,9 @@ class FlintExplainer(Explanations):
         module = unwrap(model)
         adapter = adapter or find_adapter(module)
         if load_classifier:
-            load_trained_classifier(_local(folder), module)
+            load_trained_classifier(local_folder(folder), module)
         with no_trace(module):
-            saved = load(_local(folder), module, adapter, check_device(module), insist=allow_other_classifier)
+            saved = load(local_folder(folder), module, adapter, check_device(module), insist=allow_other_classifier)
         fitted = saved.fitted
         explainer = cls(
             module,
@@ -326,29 +324,9 @@ class FlintExplainer(Explanations):
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
-        from huggingface_hub import HfApi
-
-        def upload() -> str:
-            api = HfApi(token=token)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            with tempfile.TemporaryDirectory() as folder:
-                return str(api.upload_folder(repo_id=repo_id, folder_path=save(folder, self.saved)))
-
         with together():
-            return from_main(upload)
+            return from_main(lambda: upload(self.saved, repo_id, private, token))
 
 
 def _given(config: Any, **changes: Any) -> Any:
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
-
-
-def _local(folder: str | Path) -> Path:
-    path = Path(folder)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return path
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME]))
-    except (OSError, ValueError) as error:  # what the hub raises: no connection, no such repository
-        raise NotAnArtifactError(f"{folder} is no folder here, and no repository to be had from the Hugging Face hub: {error}") from error

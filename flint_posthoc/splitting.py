@@ -28,8 +28,9 @@ from torch.utils.data import (
 )
 
 from . import processes
-from .data import BATCH_SIZE, Data, collate, is_map_style, iterable, preserved_random_state
+from .data import Data, preserved_random_state
 from .errors import DataError, EmptyDataError
+from .loading import BATCH_SIZE, collate, is_map_style, iterable
 
 _KNOWN_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 

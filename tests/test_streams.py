@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from flint_posthoc.data import BATCH_SIZE, batches, num_images
+from flint_posthoc.data import batches, num_images
 from flint_posthoc.errors import DataError, FlintWarning, ImageShapeError
+from flint_posthoc.loading import BATCH_SIZE
 
 
 class Samples(IterableDataset[Any]):
