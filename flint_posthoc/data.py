@@ -1,7 +1,7 @@
 """Batches from any loader, checked once, and what can be told about a data set without going through it.
 
 Data is any iterable of images (B, C, H, W), of (images, labels) or of dicts as Hugging Face loaders give them; a single tensor of
-images is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time.
+images is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time, and so is an ``IterableDataset``.
 """
 
 from __future__ import annotations
@@ -26,26 +26,17 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
-    default_collate,
 )
 
 from .arrays import Images
 from .errors import BatchFormatError, DataError, EmptyDataError, ImageShapeError, LabelRangeError, MissingLabelsError, NonFinitePixelsError
+from .loading import ALLOWED, BATCH_SIZE, collate, is_map_style, iterable, loading, parts_of, readable
+from .loading import Data as Data
 
-BATCH_SIZE = 64  # of data sets that do not come in batches
-IMAGE_KEYS = ("pixel_values", "image", "images", "img")
-LABEL_KEYS = ("labels", "label")
 AUGMENTATION_SAMPLES = 8
-ALLOWED = (
-    "images (B, C, H, W), (images, labels), or a dict with "
-    + " or ".join(map(repr, IMAGE_KEYS))
-    + " and perhaps "
-    + " or ".join(map(repr, LABEL_KEYS))
-)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
-Data: TypeAlias = Any  # one of the forms above; whether it is one of them is checked here and said in words, not by the type
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
 Labels: TypeAlias = Literal["optional", "required", "targets", "ignored"]
 
@@ -78,7 +69,7 @@ def batches(
         names the batch, counted from 0.
     """
     expected, empty = image_shape, True
-    for index, item in enumerate(_iterable(data)):
+    for index, item in enumerate(readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
         images = _checked_images(raw_images, expected, place)
@@ -118,7 +109,7 @@ class FirstPass:
     """
 
     def __init__(self, data: Data) -> None:
-        self._rest = iter(_iterable(data))
+        self._rest = readable(iterable(data))
         self._head = list(islice(self._rest, 1))
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
@@ -137,10 +128,10 @@ def is_one_shot(data: Data) -> bool:
 
 
 def num_images(data: Data) -> int | None:
-    """The number of images in one pass, where it is known without a pass."""
+    """The number of images in one pass, where it is known without a pass; a stream's is what it says of itself."""
     if isinstance(data, DataLoader):
         return _num_images_of_loader(data)
-    if isinstance(data, Tensor) or _is_map_style(data):
+    if isinstance(data, Tensor) or is_map_style(data):
         return len(data)
     return None
 
@@ -151,11 +142,11 @@ def augments(data: Data) -> bool:
     ``False`` for data that cannot be indexed. A loader's ``collate_fn`` takes part. The global random state stays as it is.
     """
     source: Any = data.dataset if isinstance(data, DataLoader) else data
-    if not _is_map_style(source) or not len(source):
+    if not is_map_style(source) or not len(source):
         return False
     positions = np.linspace(0, len(source) - 1, min(AUGMENTATION_SAMPLES, len(source))).astype(int).tolist()
     gather = _batcher(data)
-    with preserved_random_state():
+    with preserved_random_state(), loading():
         first, second = ([_unpack(part, "what was read twice")[0] for part in gather(source, positions)] for _ in range(2))
     return not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
@@ -164,7 +155,7 @@ def shuffles(data: Data) -> bool | None:
     """Whether the order of images is a random one; ``None`` where that cannot be told."""
     if isinstance(data, DataLoader):
         return _is_random(_item_sampler(data))
-    return False if isinstance(data, Tensor) or _is_map_style(data) else None
+    return False if isinstance(data, Tensor) or is_map_style(data) else None
 
 
 @contextlib.contextmanager
@@ -184,59 +175,20 @@ def preserved_random_state() -> Iterator[None]:
             restore(state)
 
 
-def _iterable(data: Data) -> Iterable[Any]:
-    if isinstance(data, Tensor):
-        return (data,)
-    if _is_map_style(data):
-        return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=_collate)
-    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
-        raise BatchFormatError(f"data of type {type(data).__name__} gives no batches; expected an iterable of {ALLOWED}")
-    return data
-
-
-def _is_map_style(data: Any) -> bool:
-    """A data set of single items, rather than a sequence of batches."""
-    indexable = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return indexable and not isinstance(data, Tensor | list | tuple | Mapping | str | bytes | np.ndarray | DataLoader | IterableDataset)
-
-
 def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
     """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
     if isinstance(data, DataLoader) and data.batch_sampler is None:
         return lambda source, positions: [source[position] for position in positions]
-    collate = data.collate_fn if isinstance(data, DataLoader) else _collate
-    return lambda source, positions: [collate([source[position] for position in positions])]
-
-
-def _collate(items: list[Any]) -> Any:
-    try:
-        return default_collate(items)
-    except TypeError as error:
-        raise BatchFormatError(
-            f"items of the data set make no batch: {error}. Expected images as tensors (C, H, W), with or without a label"
-        ) from error
-    except RuntimeError as error:
-        raise ImageShapeError(f"items of the data set make no batch, are they of different sizes? {error}") from error
+    gather = data.collate_fn if isinstance(data, DataLoader) else collate
+    return lambda source, positions: [gather([source[position] for position in positions])]
 
 
 def _unpack(item: Any, place: str) -> tuple[Tensor, Any]:
     """The images and the raw labels, if any, of one batch."""
-    parts = _parts(item)
+    parts = parts_of(item)
     if parts is None or not isinstance(parts[0], Tensor):
         raise BatchFormatError(f"{place} is a {_describe(item)}; expected {ALLOWED}")
     return parts
-
-
-def _parts(item: Any) -> tuple[Any, Any] | None:
-    if isinstance(item, Mapping):
-        return _first_of(item, IMAGE_KEYS), _first_of(item, LABEL_KEYS)
-    if isinstance(item, list | tuple):
-        return (item[0], item[1] if len(item) == 2 else None) if len(item) in (1, 2) else None
-    return item, None
-
-
-def _first_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((item[key] for key in keys if key in item), None)
 
 
 def _describe(item: Any) -> str:
@@ -340,6 +292,9 @@ def _is_random(sampler: Sampler[Any] | Iterable[Any] | None) -> bool | None:
 
 
 def _num_images_of_loader(loader: DataLoader[Any]) -> int | None:
+    if isinstance(loader.dataset, IterableDataset):
+        said = len(loader.dataset) if loader.batch_size and isinstance(loader.dataset, Sized) else None
+        return said // loader.batch_size * loader.batch_size if said and loader.batch_size and loader.drop_last else said
     sampler, batching = _item_sampler(loader), loader.batch_sampler
     if not isinstance(sampler, Sized) or not isinstance(batching, BatchSampler):
         return None

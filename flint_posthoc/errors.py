@@ -113,5 +113,9 @@ class ClassifierMismatchError(ArtifactError, ValueError):
     """The artefact was made for another classifier."""
 
 
+class ProcessFailedError(FlintError, RuntimeError):
+    """Another of the processes that work together failed, or is gone; the message says which and how."""
+
+
 class FlintWarning(UserWarning):
     """Something works, but not as one might expect: a cache that is off, a batch too small for its loss, unshuffled data."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ import torch
 from torch import nn
 
 from .arrays import Images
-from .artifact import CLASSIFIER_NAME, JSON_NAME, TENSORS_NAME, SavedExplainer, load, load_trained_classifier, save
+from .artifact import SavedExplainer, load, load_trained_classifier, local_folder, save, upload
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
-from .data import Data, FirstPass, num_images
-from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
+from .data import Data, FirstPass
+from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
 from .evaluation.selection import Selection, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
@@ -26,10 +24,12 @@ from .interpreter.interpreter import Interpreter
 from .learning.caching.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import with_progress
+from .learning.keeping import own_images, with_progress
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
+from .processes import alone, from_main, is_main, together
+from .splitting import own_part
 
 JOINT_NOTE = "the classifier was trained together with its interpreter"
 
@@ -210,12 +210,12 @@ class FlintExplainer(Explanations):
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        with trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
+        with together(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
             torch.manual_seed(settings.seed)  # of a shuffling loader too
-            first_pass = FirstPass(data)
+            first_pass, shown = FirstPass(own_part(data).needed()), progress and is_main()
             start = None if self._saved is None else self.interpreter
-            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, progress, self.joint, start, precision)
-            prepared = self._prepare(first_pass.images)
+            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
+            prepared = self._prepare(from_main(lambda: first_pass.images))
             if self.joint:
                 first_pass.require_labels(prepared.view.num_classes)
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
@@ -248,13 +248,13 @@ class FlintExplainer(Explanations):
             DataError: empty or malformed data.  DiskSpaceError: not enough room.
             ArtifactError: ``folder`` cannot be written, or holds a whole cache.  ConfigurationError: an unknown precision.
         """
-        with no_trace(self.model), learning_mode():
-            first_pass = FirstPass(data)
-            prepared = self._prepare(first_pass.images)
+        with together(), no_trace(self.model), learning_mode():
+            first_pass = FirstPass(own_part(data).needed())
+            prepared = self._prepare(from_main(lambda: first_pass.images))
             as_run = "float32" if precision == "float32" else "auto"
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
-            images = num_images(data)
-            passes = with_progress(preparation.passes(first_pass), "activations", images, progress)
+            images = own_images(data)
+            passes = with_progress(preparation.passes(first_pass), "activations", images, progress and is_main())
             return ActivationCache.build(preparation, passes, folder=folder, precision=precision, images=images, overwrite=overwrite)
 
     def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
@@ -263,19 +263,23 @@ class FlintExplainer(Explanations):
         Raises:
             DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
         """
-        cache = self.cache(data, progress=progress)
-        prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
-        return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
+        with alone():
+            cache = self.cache(data, progress=progress)
+            prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
+            return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
 
     # ---- keeping ----
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write interpreter, settings and f's fingerprint into ``folder`` (JSON and safetensors, a few hundred kilobytes) and return it.
 
+        Of several processes the main one writes, and all wait for it.
+
         Raises:
             NotFitted; ArtifactError where the folder cannot be written.
         """
-        return save(folder, self.saved)
+        with together():
+            return save(folder, self.saved) if is_main() else Path(folder)
 
     @classmethod
     def from_pretrained(
@@ -301,9 +305,9 @@ class FlintExplainer(Explanations):
         module = unwrap(model)
         adapter = adapter or find_adapter(module)
         if load_classifier:
-            load_trained_classifier(_local(folder), module)
+            load_trained_classifier(local_folder(folder), module)
         with no_trace(module):
-            saved = load(_local(folder), module, adapter, check_device(module), insist=allow_other_classifier)
+            saved = load(local_folder(folder), module, adapter, check_device(module), insist=allow_other_classifier)
         fitted = saved.fitted
         explainer = cls(
             module,
@@ -320,25 +324,9 @@ class FlintExplainer(Explanations):
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            return str(api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(folder)))
+        with together():
+            return from_main(lambda: upload(self.saved, repo_id, private, token))
 
 
 def _given(config: Any, **changes: Any) -> Any:
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
-
-
-def _local(folder: str | Path) -> Path:
-    path = Path(folder)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return path
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME]))
-    except (OSError, ValueError) as error:  # what the hub raises: no connection, no such repository
-        raise NotAnArtifactError(f"{folder} is no folder here, and no repository to be had from the Hugging Face hub: {error}") from error

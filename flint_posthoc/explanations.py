@@ -28,6 +28,7 @@ from .interpretation.maximization import Maximization, maximize
 from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.standalone import InterpreterClassifier
+from .processes import alone
 from .report.writing import write_report
 
 
@@ -36,6 +37,9 @@ class Explanations:
 
     Every method raises ``NotFitted`` before a fit, ``ImageShapeError``, ``NonFinitePixelsError`` or another ``DataError`` for bad data and
     ``ConfigurationError`` for a setting out of range.
+
+    Several processes (``docs/scaling.md``) divide the data of ``evaluate``, ``global_interpretation`` and ``exemplars``, and have to ask
+    together; anything else each asks for itself, over all of the data.
     """
 
     @property
@@ -140,7 +144,8 @@ class Explanations:
 
     def cards(self, data: Data, pairs: Iterable[PairLike], *, k: int = 3, budget_seconds: float = 240.0) -> list[PairCard]:
         """All of the above for each pair, to look at side by side; pictures are drawn until the time is spent, by falling relevance."""
-        return draw_cards(self.fitted, data, pairs, k=k, budget_seconds=budget_seconds)
+        with alone():
+            return draw_cards(self.fitted, data, pairs, k=k, budget_seconds=budget_seconds)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Images:
@@ -225,7 +230,8 @@ class Explanations:
         Raises:
             ArtifactError: the folder is missing or cannot be written to.
         """
-        return write_report(self.fitted, path, data, budget_seconds=budget_seconds, title=title, data_name=data_name, progress=progress)
+        with alone():
+            return write_report(self.fitted, path, data, budget_seconds=budget_seconds, title=title, data_name=data_name, progress=progress)
 
     def as_classifier(self) -> InterpreterClassifier:
         """g as the final model, an ``nn.Module`` on a copy of f cut at the deepest tap; its ``savings`` say what that saves."""

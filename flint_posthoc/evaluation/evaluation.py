@@ -29,6 +29,8 @@ from ..measures import (
     relevant_counts,
     signed_conciseness,
 )
+from ..processes import gather, together
+from ..splitting import own_part
 from .words import MISSING, number, percent
 
 TAUS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # of the paper's conciseness curves
@@ -76,7 +78,7 @@ def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
         **_reconstruction_sums(fitted, batch, f),
         **_label_counts(f, g, agrees, batch.labels),
     }
-    return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes))
+    return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes.cpu()))
 
 
 def _reconstruction_sums(fitted: FittedInterpreter, batch: ReadBatch, f: ClassIndex) -> dict[str, Tensor]:
@@ -272,8 +274,13 @@ def _indices(flags: Tensor) -> tuple[int, ...]:
 
 @torch.no_grad()
 def evaluate(fitted: FittedInterpreter, data: Data) -> Evaluation:
-    """All measures over ``data``, in one pass and bounded memory. Raises ``EmptyDataError`` where it holds no batch."""
-    total = EvaluationSums()
-    for batch in fitted.read(data):
-        total = total + batch_sums(fitted, batch)
+    """All measures over ``data``, in one pass and bounded memory; by several processes together, each image once.
+
+    Raises ``EmptyDataError`` where it holds no batch.
+    """
+    own = EvaluationSums()
+    with together():
+        for batch in fitted.read_own(own_part(data)):
+            own = own + batch_sums(fitted, batch)
+        total = sum(gather(own), EvaluationSums())
     return conclude(total, fitted.notes)

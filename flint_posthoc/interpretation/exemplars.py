@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from ..data import Data
 from ..errors import ConfigurationError, MissingLabelsError
 from ..figures import Figure, as_arrays, strips
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
+from ..processes import gather, rank, size, together
+from ..splitting import own_part
 from .relevance import ClassAttributePair
 
 PairLike: TypeAlias = ClassAttributePair | tuple[int, int]  # (attribute, class index)
@@ -131,17 +134,32 @@ class ExemplarSearch:
         del kept[self._k :]
 
     def result(self) -> Exemplars:
-        """What was found so far."""
-        pixels = [tuple(self._pixels(exemplars)) for exemplars in self._found]
-        candidates = tuple(self._images_of_class[pair.class_index] for pair in self._pairs)
-        return Exemplars(self._pairs, tuple(map(tuple, self._found)), candidates, tuple(pixels), self._fitted.class_names)
+        """What was found so far, in the data of all processes."""
+        found = self._best()
+        pixels = [tuple(self._pixels(exemplars)) for exemplars in found]
+        images_of_class = sum(map(Counter, gather(dict(self._images_of_class))), Counter())
+        candidates = tuple(images_of_class[pair.class_index] for pair in self._pairs)
+        return Exemplars(self._pairs, tuple(map(tuple, found)), candidates, tuple(pixels), self._fitted.class_names)
+
+    def _best(self) -> list[list[Exemplar]]:
+        """For each pair the strongest images that any process found; only these are sent around."""
+        first = sum(gather(self._seen)[: rank()])
+        own = [[exemplar._replace(position=first + exemplar.position) for exemplar in exemplars] for exemplars in self._found]
+        if size() == 1:
+            return own
+        told = gather([[(-exemplar.activation, exemplar.position) for exemplar in exemplars] for exemplars in own])
+        best = [sorted(chain.from_iterable(entries))[: self._k] for entries in zip(*told, strict=True)]
+        wanted = {position for entries in best for _, position in entries}
+        images = {exemplar.position: exemplar.image for exemplars in own for exemplar in exemplars if exemplar.position in wanted}
+        everywhere = {position: image for part in gather(images) for position, image in part.items()}
+        return [[Exemplar(position, -negative, everywhere[position]) for negative, position in entries] for entries in best]
 
     def _pixels(self, exemplars: Sequence[Exemplar]) -> Iterable[Tensor]:
         return (self._fitted.normalization.denormalize(exemplar.image[None])[0].clamp(0, 1) for exemplar in exemplars)
 
 
 def find_exemplars(fitted: FittedInterpreter, data: Data, pairs: Iterable[PairLike], *, k: int = 3, by: str = "interpreter") -> Exemplars:
-    """The ``k`` strongest images of each pair, from one pass over ``data``.
+    """The ``k`` strongest images of each pair, from one pass over ``data``; of several processes together, each image once.
 
     Args:
         by: "interpreter": images of the class that g predicts; "label": of the true class.
@@ -149,7 +167,8 @@ def find_exemplars(fitted: FittedInterpreter, data: Data, pairs: Iterable[PairLi
     Raises:
         ConfigurationError: a pair that does not exist, k < 1, another word. MissingLabelsError: by label, without labels. DataError.
     """
-    search = ExemplarSearch(fitted, pairs, k=k, by=by)
-    for batch in fitted.read(data):
-        search.add(batch)
-    return search.result()
+    with together():
+        search = ExemplarSearch(fitted, pairs, k=k, by=by)
+        for batch in fitted.read_own(own_part(data)):
+            search.add(batch)
+        return search.result()

@@ -17,8 +17,11 @@ from ..errors import ClassSelectionError, ConfigurationError
 from ..figures import Figure, as_html, local_interpretation, relevance_heatmap, shorten
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import bias_share, contributions, explained, relevance
+from ..processes import rank, sum_, together
+from ..splitting import own_part
 from .reservoir import RelevanceReservoir
 
+UNNUMBERED = 2**40  # images between the first numbers of two processes whose streams come in parts
 SHOWN_IN_NOTEBOOK = 4  # images of a local interpretation that are drawn at once
 
 
@@ -295,12 +298,16 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
 
 
 class GlobalReading:
-    """r_{j,c} over a stream, batch by batch. Unexplained samples take no part in the means, nor where asked for those that disagree."""
+    """r_{j,c} over a stream, batch by batch. Unexplained samples take no part in the means, nor where asked for those that disagree.
 
-    def __init__(self, fitted: FittedInterpreter, *, samples_per_class: int, agreeing_only: bool, seed: int) -> None:
+    Args:
+        first: the number of the first image in the data.
+    """
+
+    def __init__(self, fitted: FittedInterpreter, *, samples_per_class: int, agreeing_only: bool, seed: int, first: int = 0) -> None:
         num_classes = fitted.view.num_classes
         self._fitted, self._agreeing_only = fitted, agreeing_only
-        self._reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed)
+        self._reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed, first)
         self._seen, self._disagreeing = torch.zeros(num_classes), torch.zeros(num_classes)
 
     def add(self, batch: ReadBatch) -> None:
@@ -314,16 +321,23 @@ class GlobalReading:
         self._reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible & agrees if self._agreeing_only else eligible)
 
     def result(self) -> GlobalInterpretation:
-        """What the batches so far say."""
-        fitted, disagreement = self._fitted, self._disagreeing / self._seen
-        return GlobalInterpretation(*self._reservoir.mean(), disagreement, fitted.class_names, fitted.class_ids, fitted.notes)
+        """What the batches so far say, those of all processes."""
+        fitted, means = self._fitted, self._reservoir.mean()
+        disagreement = sum_(self._disagreeing.clone()) / sum_(self._seen.clone())
+        return GlobalInterpretation(*means, disagreement, fitted.class_names, fitted.class_ids, fitted.notes)
 
 
 def interpret_globally(
     fitted: FittedInterpreter, data: Data, *, samples_per_class: int, agreeing_only: bool, seed: int
 ) -> GlobalInterpretation:
-    """r_{j,c} over ``data``, in one pass, as ``GlobalReading`` gathers it. Raises ``EmptyDataError`` where it holds no batch."""
-    reading = GlobalReading(fitted, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
-    for batch in fitted.read(data):
-        reading.add(batch)
-    return reading.result()
+    """r_{j,c} over ``data``, in one pass, as ``GlobalReading`` gathers it; by several processes together, each image once.
+
+    Raises ``EmptyDataError`` where it holds no batch.
+    """
+    with together():
+        part = own_part(data)
+        first = rank() * UNNUMBERED if part.first is None else part.first
+        reading = GlobalReading(fitted, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed, first=first)
+        for batch in fitted.read_own(part):
+            reading.add(batch)
+        return reading.result()

@@ -13,6 +13,7 @@ from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, ViewPass
 from ..data import Batch, Data, Labels, batches
+from ..splitting import Part
 from .interpreter import Interpreter
 
 
@@ -69,6 +70,10 @@ class FittedInterpreter:
         with self.view.frozen() as run:
             for batch in self.batches(data, labels):
                 yield self._read(batch, run(batch.images))
+
+    def read_own(self, part: Part, labels: Labels = "optional") -> Iterator[ReadBatch]:
+        """The same over this process's part of data; nothing where that is empty."""
+        return iter(()) if part.empty else self.read(part.data, labels)
 
     def _read(self, batch: Batch, passed: ViewPass) -> ReadBatch:
         attributes, logits = self.interpreter.explain(passed.activations)

@@ -14,6 +14,8 @@ from ..classifier.view import ClassifierView
 from ..data import Batch, Data, Labels, batches, class_of
 from ..errors import EmptyDataError
 from ..measures import area_resize
+from ..processes import gather, size, sum_
+from ..splitting import own_slices
 
 Reduce = Callable[[Activations], Activations]
 
@@ -40,6 +42,14 @@ class LearningBatch(NamedTuple):
     def mapped(self, change: Reduce) -> LearningBatch:
         """With other activations."""
         return self._replace(activations=change(self.activations))
+
+    def images(self) -> int:
+        """How many."""
+        return len(self.logits)
+
+    def none(self) -> LearningBatch:
+        """Of the same shapes, without any image."""
+        return self.rows(slice(0, 0))
 
     def rows(self, index: Tensor | slice) -> LearningBatch:
         """The images at ``index``, in that order; maps keep their memory format."""
@@ -105,6 +115,15 @@ class Survey:
     def images(self) -> int:
         return sum(self.class_counts)
 
+    def over_all(self) -> Survey:
+        """Of what all processes saw."""
+        if size() == 1:
+            return self
+        batches = sum(gather(self.batches))
+        counts = sum_(torch.tensor(self.class_counts))
+        sums = sum_(self.class_means.double() * torch.tensor(self.class_counts).view(-1, 1, 1, 1))
+        return Survey(batches, tuple(counts.tolist()), _class_means(sums, counts))
+
     @classmethod
     def of(cls, stream: Iterable[LearningBatch], num_classes: int) -> Survey:
         """Raises ``EmptyDataError`` where ``stream`` holds nothing."""
@@ -133,10 +152,12 @@ class SurveySums:
         """Raises ``EmptyDataError`` where nothing was counted in."""
         if self._sums is None:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
-        counts = self._counts.view(-1, 1, 1, 1)
-        overall = self._sums.sum(dim=0) / counts.sum()
-        means = torch.where(counts > 0, self._sums / counts.clamp_min(1), overall)
-        return Survey(self._batches, tuple(self._counts.tolist()), means.float())
+        return Survey(self._batches, tuple(self._counts.tolist()), _class_means(self._sums, self._counts))
+
+
+def _class_means(sums: Tensor, counts: Tensor) -> Tensor:
+    images = counts.view(-1, 1, 1, 1)
+    return torch.where(images > 0, sums / images.clamp_min(1), sums.sum(dim=0) / images.sum()).float()
 
 
 class LiveBatches:
@@ -147,5 +168,5 @@ class LiveBatches:
         self.components = None
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:
-        """The user's own batches in the user's own order."""
-        yield from self.preparation.passes(self.data)
+        """The user's own batches in the user's own order; of several processes each its slices of them."""
+        yield from self.preparation.passes(own_slices(self.data))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ClassifierMismatchError, DamagedArtifactError
+from ..processes import from_main
 from ..storage import read_tensors, write_tensors
 from .history import FitHistory
 
@@ -80,9 +81,10 @@ class FitCheckpoint:
             ClassifierMismatchError: the checkpoint belongs to another classifier or other settings.
             DamagedArtifactError: the file is truncated or altered.
         """
-        if not self.path.exists():
+        stored = from_main(lambda: read_tensors(self.path) if self.path.exists() else None)
+        if stored is None:
             return Restored(FitHistory(), None)
-        tensors, metadata = read_tensors(self.path)
+        tensors, metadata = stored
         self._check_identity(metadata)
         try:
             module.load_state_dict(_below("module.", tensors))

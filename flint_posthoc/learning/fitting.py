@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,12 @@ from torch import nn
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
 from ..data import Data, augments, is_one_shot, shuffles
-from ..errors import ConfigurationError, FlintWarning
+from ..errors import ConfigurationError, EmptyDataError, FlintWarning
 from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
 from ..precision import PRECISIONS, lowered
+from ..processes import gather, gather_rows, in_step, require_same, size
+from ..splitting import num_batches, own_part
 from ..storage import fingerprint
 from .batches import LearningBatch, LiveBatches, Preparation, Survey
 from .caching.cache import ActivationCache, CachedBatches
@@ -63,6 +65,11 @@ class FitRequest:
             raise ConfigurationError(f"cache must be one of {sorted(CACHES)} or an ActivationCache, got {self.cache!r}")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
+        if self.joint and size() > 1:
+            raise ConfigurationError(
+                f"joint=True trains the classifier, which {size()} processes do not share here; fit in one process, or train it first "
+                "(DistributedDataParallel) and fit with joint=False"
+            )
         if self.resume and self.checkpoint_dir is None:
             raise ConfigurationError("resume=True needs checkpoint_dir, the folder that holds the checkpoint")
 
@@ -108,7 +115,7 @@ def _post_hoc(
         learner.module.initialize_from(_initial_activations(source))
         if preparation.bfloat16:
             learner.module.to(memory_format=torch.channels_last)
-        validation = None if request.validation is None else [learner.reads(batch) for batch in preparation.passes(request.validation)]
+        validation = _validation(preparation, request, learner.reads)
         trainer = _trainer(learner.module, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
         history = trainer.fit(resume=request.resume)
         learner.finish()
@@ -163,9 +170,22 @@ def _refine(
     torch.manual_seed(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
-        validation = None if request.validation is None else list(preparation.passes(request.validation))
+        validation = _validation(preparation, request, lambda batch: batch)
         trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
         return _noted(trainer.fit(), source)
+
+
+def _validation(
+    preparation: Preparation, request: FitRequest, reads: Callable[[LearningBatch], LearningBatch]
+) -> list[LearningBatch] | None:
+    """What f says of this process's part of the validation data, as the learner ``reads`` it."""
+    if request.validation is None:
+        return None
+    part = own_part(request.validation)
+    found = [] if part.empty else [reads(batch) for batch in preparation.passes(part.data)]
+    if not any(gather(len(found))):
+        raise EmptyDataError("the validation data holds no images")
+    return found
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
@@ -192,6 +212,7 @@ def _trainer(
     identity = _identity(prepared, interpreter.num_attributes, config, survey, request.joint)
     note = _note(source)
     identity |= {"cache": note} if note else {}  # other precisions and orders end elsewhere
+    require_same("classifier, settings and data of a fit", identity)
     return Trainer(
         interpreter,
         prepared.view.kind,
@@ -229,8 +250,8 @@ def preparation_for(
 def _initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:
     """The first mini-batches of the order before the first epoch, enough of them to standardise by."""
     parts: list[tuple[torch.Tensor, ...]] = []
-    for batch in source.epoch(-1):
-        parts.append(tuple(maps.float() for maps in batch.activations))
+    for batch, _ in in_step(source.epoch(-1), LearningBatch.images, LearningBatch.none):
+        parts.append(tuple(gather_rows(maps.float()) for maps in batch.activations))
         if sum(len(part[0]) for part in parts) >= INITIAL_IMAGES:
             break
     return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
@@ -246,14 +267,21 @@ def _source(
         if cache is None:
             _warn_unshuffled(request.data)
             survey = Survey.of(reading.passes("survey"), preparation.view.num_classes)
-            _warn_small_batches(survey.images // survey.batches, num_attributes)
-            yield LiveBatches(preparation, request.data, survey.batches), survey
+            per_epoch = _live_steps(request.data, survey)
+            survey = survey.over_all()
+            _warn_small_batches(survey.images // per_epoch, num_attributes)
+            yield LiveBatches(preparation, request.data, per_epoch), survey
             return
         cache.check(preparation)
         _warn_small_batches(min(batch_size, len(cache)), num_attributes)
         narrow, bfloat16 = preparation.max_channels is not None, preparation.bfloat16
         seed, device = config.settings.seed, preparation.device
         yield CachedBatches(cache, batch_size, seed, device, in_components=narrow, bfloat16=bfloat16), cache.survey()
+
+
+def _live_steps(data: Data, survey: Survey) -> int:
+    """Mini-batches of one pass, each shared by all processes."""
+    return survey.batches if size() == 1 else num_batches(data) or max(gather(survey.batches))
 
 
 def _reading(preparation: Preparation, request: FitRequest) -> Reading:

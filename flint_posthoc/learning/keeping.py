@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
+from ..processes import gather, local_size, share
+from ..splitting import is_stream
 from .batches import LearningBatch, Preparation
 from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
@@ -31,8 +33,8 @@ class Reading(NamedTuple):
 
     @property
     def images(self) -> int | None:
-        """How many, where that is known."""
-        return num_images(self.data)
+        """How many of them this process reads, where that is known."""
+        return own_images(self.data)
 
     def passes(self, what: str) -> Generator[LearningBatch, None, None]:
         """That pass, with a bar named ``what``."""
@@ -46,12 +48,24 @@ class Reading(NamedTuple):
 Kept = AbstractContextManager[ActivationCache | None]  # None: f runs in every epoch
 
 
+def own_images(data: Data) -> int | None:
+    """How many images of ``data`` this process reads in one pass, where that is known without one."""
+    images = num_images(data)
+    return images if images is None or is_stream(data) else len(share(images))
+
+
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
-    """``passes`` with a bar that counts images."""
+    """``passes`` with a bar that counts images; a warning where they end before ``images``, the number that was said."""
+    seen = 0
     with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
         for batch in passes:
-            bar.update(len(batch.logits))
+            seen += batch.images()
+            bar.update(batch.images())
             yield batch
+    if images is not None and seen < images:
+        warnings.warn(
+            f"the data was said to hold {images:,} images and ended after {seen:,}; these are what is used", FlintWarning, stacklevel=2
+        )
 
 
 def _memory(reading: Reading) -> Kept:
@@ -69,13 +83,14 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
 
 
 def _automatic(reading: Reading) -> Kept:
-    images = reading.images or 0
-    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory()
-    if wanted <= room or is_one_shot(reading.data):
+    """Where there is room for all in every process."""
+    images, processes_here = reading.images or 0, local_size()
+    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory() / processes_here
+    if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading)
     place = temporary_place()
-    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place)
-    if on_disk <= free:
+    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place) // processes_here
+    if all(gather(on_disk <= free)):
         return _disk(reading)
     warnings.warn(
         f"the activations of {images:,} images need {wanted / 2**30:.1f} GiB, more than the {room / 2**30:.1f} GiB that may be filled, "
@@ -104,7 +119,7 @@ def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
 
 
 def _warned_of_augmentation(reading: Reading) -> bool:
-    if not augments(reading.data):
+    if not any(gather(augments(reading.data))):
         return False
     warnings.warn(
         "the data gives other pixels when read twice (augmentation), which a cache would freeze; "

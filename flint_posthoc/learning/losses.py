@@ -1,4 +1,4 @@
-"""The terms of L_int, each a mean over what docs/method.md says, and their weights."""
+"""The terms of L_int, each a mean over the mini-batch of one number an image or, for the diversity, of the attributes; their weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..arrays import Attributes, Images, Logits, PerImage, Scalar
 from ..classifier.adapter import OutputKind
 from ..errors import ConfigurationError
+from ..measures import reconstruction_error
+from ..processes import batch_mean
 
 
 def entropy(values: Tensor) -> PerImage:
@@ -21,41 +22,33 @@ def entropy(values: Tensor) -> PerImage:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-def output_fidelity(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits, temperature: float = 1.0) -> Scalar:
-    """L_of = T² mean_b H(p_f, p_g) at temperature T, the classifier's logits detached (by design too).
+def output_fidelity(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits, temperature: float = 1.0) -> PerImage:
+    """T² H(p_f, p_g) at temperature T, one an image, the classifier's logits detached (by design too); L_of is its mean.
 
     Its floor is T² times f's own entropy. The factor keeps the gradient's size (Hinton, Vinyals, Dean 2015, section 2.1).
     """
     f, g = classifier_logits.detach() / temperature, interpreter_logits / temperature
-    return temperature**2 * kind.cross_entropy(f, g).mean()
+    return temperature**2 * kind.cross_entropy(f, g)
 
 
-def output_fidelity_as_printed(kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits, temperature: float = 1.0) -> Scalar:
-    """L_of in the paper's printed order, mean_b H(p_g, p_f). Linear in p_g for a detached f, so its optimum is one-hot: degenerate."""
+def output_fidelity_as_printed(
+    kind: OutputKind, classifier_logits: Logits, interpreter_logits: Logits, temperature: float = 1.0
+) -> PerImage:
+    """The same in the paper's printed order, H(p_g, p_f). Linear in p_g for a detached f, so its optimum is one-hot: degenerate."""
     f, g = classifier_logits.detach() / temperature, interpreter_logits / temperature
-    return temperature**2 * kind.cross_entropy(g, f).mean()
+    return temperature**2 * kind.cross_entropy(g, f)
 
 
-TARGETS: dict[str, Callable[[OutputKind, Logits, Logits, float], Scalar]] = {
+def absolute_error(reconstruction: Images, images: Images) -> PerImage:
+    """Mean over channels and pixels of |d(Φ(x)) - x|, one an image."""
+    return (reconstruction - images).abs().mean(dim=(1, 2, 3))
+
+
+TARGETS: dict[str, Callable[[OutputKind, Logits, Logits, float], PerImage]] = {
     "classifier": output_fidelity,
     "interpreter": output_fidelity_as_printed,
 }
-RECONSTRUCTION_LOSSES: dict[str, Callable[[Images, Images], Scalar]] = {"l2": F.mse_loss, "l1": F.l1_loss}
-
-
-class AttributePenalties(NamedTuple):
-    """The four parts of L_cd before their weights."""
-
-    entropy: Scalar  # mean_b E(Φ(x))
-    mean_entropy: Scalar  # E(mean_b Φ(x)), to be maximised
-    l1: Scalar  # mean_{b,j} |φ_j|
-
-
-def attribute_penalties(attributes: Attributes) -> AttributePenalties:
-    """The parts of L_cd over one (global) mini-batch."""
-    return AttributePenalties(entropy(attributes).mean(), entropy(attributes.mean(dim=0, keepdim=True)).mean(), attributes.abs().mean())
-
-
+RECONSTRUCTION_LOSSES: dict[str, Callable[[Images, Images], PerImage]] = {"l2": reconstruction_error, "l1": absolute_error}
 LETTERS = ("beta", "gamma", "delta", "zeta", "mu", "eta")
 
 
@@ -103,9 +96,9 @@ class LossTerms(NamedTuple):
     total: Scalar
     output_fidelity: Scalar
     input_fidelity: Scalar
-    entropy: Scalar
-    mean_entropy: Scalar
-    l1: Scalar
+    entropy: Scalar  # mean_b E(Φ(x))
+    mean_entropy: Scalar  # E(mean_b Φ(x)), to be maximised
+    l1: Scalar  # mean_{b,j} |φ_j|
 
 
 def interpretability_loss(
@@ -118,13 +111,15 @@ def interpretability_loss(
     reconstruction: Images,
     target: Images,
 ) -> LossTerms:
-    """L_int of one mini-batch. Every term is computed in every step, with weight 0 before it starts."""
+    """L_int of one mini-batch, over all processes. Every term is computed in every step, with weight 0 before it starts."""
     fidelity = TARGETS[weights.target](kind, classifier_logits, interpreter_logits, weights.temperature)
-    reconstruction_error = RECONSTRUCTION_LOSSES[weights.reconstruction](reconstruction, target)
-    parts = attribute_penalties(attributes)
-    penalty = weights.zeta * (parts.entropy - weights.mu * parts.mean_entropy) + weights.eta * parts.l1
-    total = weights.beta * fidelity + weights.gamma * reconstruction_error + weights.delta * penalty
-    return LossTerms(total, fidelity, reconstruction_error, *parts)
+    error = RECONSTRUCTION_LOSSES[weights.reconstruction](reconstruction, target)
+    columns = torch.column_stack([fidelity, error, entropy(attributes), attributes.abs().mean(dim=1), attributes])
+    means = batch_mean(columns)
+    (mean_fidelity, mean_error, concise, l1), diverse = means[:4], entropy(means[None, 4:]).mean()
+    penalty = weights.zeta * (concise - weights.mu * diverse) + weights.eta * l1
+    total = weights.beta * mean_fidelity + weights.gamma * mean_error + weights.delta * penalty
+    return LossTerms(total, mean_fidelity, mean_error, concise, diverse, l1)
 
 
 def first_non_finite(terms: LossTerms) -> str | None:

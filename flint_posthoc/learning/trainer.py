@@ -18,6 +18,7 @@ from ..classifier.adapter import OutputKind
 from ..errors import ConfigurationError, EmptyDataError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..precision import autocast
+from ..processes import average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, minimum_, rank, sum_
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
@@ -29,6 +30,8 @@ FROZEN = JointSettings()  # of a fit in which f does not learn
 SMALL_IMAGES, PHOTOGRAPHS = (1000, 2e-3), (500, 4e-3)  # the fewest steps of an automatic length, and the learning rate
 PASSES = 12  # over the data, unless it is small
 CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
+COMMON = len(LossTerms._fields)  # values of a step that are those of all processes
+RANK_SEED = 7_368_787  # apart are the seeds of two processes, for other dropout in each
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,10 @@ class BatchSource(Protocol):
 
 
 class _RunningMeans:
-    """Sums on the device, read rarely; ``watched`` are the values of the last step, or of the first one that was not finite."""
+    """Sums on the device, read rarely; ``watched`` are the values of the last step, or of the first one that was not finite.
+
+    Of a step's values the loss terms are those of all processes, the others are this one's share.
+    """
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
@@ -126,11 +132,14 @@ class _RunningMeans:
 
     def add(self, values: Tensor) -> None:
         self.sums = values if self.sums is None else self.sums + values
-        self.watched = values if self.batches == 0 else torch.where(self.watched.isfinite().all(), values, self.watched)
+        self.watched = values if self.batches == 0 else torch.where(self.watched[:COMMON].isfinite().all(), values, self.watched)
         self.batches += 1
 
     def read(self) -> list[float]:
-        return [] if self.sums is None else (self.sums / self.batches).tolist()
+        if self.sums is None:
+            return []
+        common, shares = self.sums.split([COMMON, len(self.sums) - COMMON])
+        return (torch.cat([common, sum_(shares.clone())]) / self.batches).tolist()
 
 
 class Trainer:
@@ -190,15 +199,20 @@ class Trainer:
         if per_epoch == 0:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
         total = self.settings.total_steps(per_epoch)
+        copy_from_main(self.learnt.state_dict().values())
         with tqdm(total=total, initial=self.step, desc="fit", unit="step", disable=not self.show_progress) as bar:
             while self.step < total:
                 record = self._epoch(len(history), total, per_epoch, bar)
                 history = self._kept_best(history, record)
-                if self.checkpoint:
-                    self.checkpoint.save(self.learnt, self.optimizer, self.silent_steps, history, self.best)
+                self._save(history)
         if self.best is not None:
             self.learnt.load_state_dict(self.best)
         return history
+
+    def _save(self, history: FitHistory) -> None:
+        if self.checkpoint and is_main():
+            self.checkpoint.save(self.learnt, self.optimizer, self.silent_steps, history, self.best)
+        gather(None)  # whether that went well
 
     def _kept_best(self, history: FitHistory, record: EpochRecord) -> FitHistory:
         """``history`` with ``record``; the weights are kept where f and g together were never better on validation data."""
@@ -211,11 +225,12 @@ class Trainer:
         return history
 
     def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
-        torch.manual_seed(self.settings.seed * 1_000_003 + number)  # dropout and revivals, so that a resumed fit ends as an unbroken one
+        seed = self.settings.seed * 1_000_003 + number  # of dropout and revivals, so that a resumed fit ends as an unbroken one
+        torch.manual_seed(seed + RANK_SEED * rank())
         start, first_step, revived, means = time.perf_counter(), self.step, 0, _RunningMeans()
         self.interpreter.train()
-        for batch in self.source.epoch(number):
-            means.add(self._step(batch, total, number + (self.step - first_step) / per_epoch))
+        for batch, images in in_step(self.source.epoch(number), LearningBatch.images, LearningBatch.none):
+            means.add(self._step(batch, images, total, number + (self.step - first_step) / per_epoch))
             bar.update()
             if self.step % CHECK_EVERY == 0:
                 revived += self._look(batch, means, bar, number)
@@ -225,6 +240,7 @@ class Trainer:
             raise EmptyDataError(f"the data held no batch in epoch {number}; an iterator that can be read only once needs cache='memory'")
         self._show(means, bar, number)
         self._check_weights(number)
+        minimum_(self.silent_steps)
         self.interpreter.eval()
         validation = self._validate()
         loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement, prediction, accuracy = means.read()
@@ -245,7 +261,8 @@ class Trainer:
             seconds=time.perf_counter() - start,
         )
 
-    def _step(self, batch: LearningBatch, total: int, epoch: float) -> Tensor:
+    def _step(self, batch: LearningBatch, images: int, total: int, epoch: float) -> Tensor:
+        """One optimiser step on ``batch``, this process's part of a mini-batch of ``images``."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(self.step, total) * group["scale"]
         with self._lowered():
@@ -254,12 +271,13 @@ class Trainer:
         terms = self._loss(output, batch, self.schedule.at(self.weights, progress=self.step / total, epoch=epoch))
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
+        average_gradients(self.learnt.parameters())
         if self.joint.gradient_clip is not None and self.classifier is not None:
             for learner in (self.interpreter, self.classifier):
                 nn.utils.clip_grad_norm_(learner.parameters(), self.joint.gradient_clip)
         self.optimizer.step()
         self.step += 1
-        return self._observe(output, batch, terms)
+        return self._observe(output, batch, images, terms)
 
     def _loss(self, output: InterpreterOutput, batch: LearningBatch, weights: LossWeights) -> LossTerms:
         terms = interpretability_loss(
@@ -274,27 +292,31 @@ class Trainer:
         return terms if batch.prediction is None else terms._replace(total=terms.total + batch.prediction)
 
     @torch.no_grad()
-    def _observe(self, output: InterpreterOutput, batch: LearningBatch, terms: LossTerms) -> Tensor:
+    def _observe(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> Tensor:
         fired = (output.attributes > 0).any(dim=0)
         self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
-        divergence = self._cross_entropy(output, batch, terms) - self.kind.entropy(batch.logits).mean()
-        agreement = self.kind.agreement(batch.logits, output.logits).float().mean()
+        divergence = self._cross_entropy(output, batch, images, terms) - self.kind.entropy(batch.logits).sum() / images
+        agreement = self.kind.agreement(batch.logits, output.logits).float().sum() / images
         prediction = terms.total.new_zeros(()) if batch.prediction is None else batch.prediction.detach()
         accuracy = prediction if self.classifier is None else (self.kind.prediction(batch.logits) == batch.classes).float().mean()
         return torch.stack([*(term.detach() for term in terms), divergence, agreement, prediction, accuracy])
 
-    def _cross_entropy(self, output: InterpreterOutput, batch: LearningBatch, terms: LossTerms) -> Tensor:
+    def _cross_entropy(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> Tensor:
+        """This process's share of the mean over all images."""
         plain = self.weights.target == "classifier" and self.weights.temperature == 1
-        return terms.output_fidelity if plain else self.kind.cross_entropy(batch.logits, output.logits).mean()
+        own = batch.images() / images
+        return own * terms.output_fidelity if plain else self.kind.cross_entropy(batch.logits, output.logits).sum() / images
 
     def _look(self, batch: LearningBatch, means: _RunningMeans, bar: Any, epoch: int) -> int:
         self._show(means, bar, epoch)
         if self.settings.revive_after is None:
             return 0
-        silent = self.silent_steps >= self.settings.revive_after
+        silent = minimum_(self.silent_steps) >= self.settings.revive_after
         if silent.any():
+            activations = tuple(map(gather_rows, batch.activations))
             with self._lowered():
-                self.interpreter.restart(silent, batch.activations)
+                self.interpreter.restart(silent, activations)
+            copy_from_main(self.interpreter.state_dict().values())
             self.silent_steps[silent] = 0
         return int(silent.sum())
 
@@ -323,14 +345,14 @@ class Trainer:
         """Fidelity, KL divergence and, by design, f's accuracy."""
         if self.validation is None:
             return None, None, None
-        count = agreeing = right = 0
-        divergence = 0.0
+        sums = torch.zeros(4, dtype=torch.float64)
         for batch in self.validation:
             _, logits = self.interpreter.explain(batch.activations)
-            count += len(logits)
-            agreeing += int(self.kind.agreement(batch.logits, logits).sum())
-            divergence += float((self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)).sum())
-            right += int((self.kind.prediction(batch.logits) == batch.classes).sum())
+            divergence = self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)
+            right = self.kind.prediction(batch.logits) == batch.classes
+            counts = torch.stack([self.kind.agreement(batch.logits, logits).sum(), divergence.sum(), right.sum()])
+            sums += torch.cat([torch.tensor([len(logits)]), counts.cpu()])
+        count, agreeing, divergence, right = sum_(sums).tolist()
         return agreeing / count, divergence / count, None if self.classifier is None else right / count
 
 

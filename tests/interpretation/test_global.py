@@ -68,10 +68,10 @@ def test_the_reservoir_is_uniform_and_bounded() -> None:
     kept: Counter[int] = Counter()
     for seed in range(runs):
         reservoir = RelevanceReservoir(1, 1, limit, seed)
-        for value in range(stream):
-            reservoir.offer(torch.tensor([float(value)]), 0)
+        values = torch.arange(float(stream))[:, None]
+        reservoir.offer_all(values, torch.zeros(stream, dtype=torch.int64), torch.ones(stream, dtype=torch.bool))
         assert len(reservoir.kept[0]) == limit
-        kept.update(int(row) for row in reservoir.kept[0])
+        kept.update(int(entry.relevance) for entry in reservoir.kept[0])
     expected = runs * limit / stream
     chi_square = sum((kept[value] - expected) ** 2 / expected for value in range(stream))
     assert chi_square < 43.8  # the 0.1 % point for 19 degrees of freedom

@@ -55,8 +55,8 @@ def close(ours: Tensor, expected: float) -> None:
 @given(mini_batches)
 def test_output_fidelity_is_the_oracles_in_both_orders(batch: MiniBatch) -> None:
     f, g = oracles.rows(batch.f_logits), oracles.rows(batch.g_logits)
-    close(losses.output_fidelity(KIND, batch.f_logits, batch.g_logits), oracles.output_fidelity(f, g))
-    close(losses.output_fidelity_as_printed(KIND, batch.f_logits, batch.g_logits), oracles.output_fidelity(g, f))
+    close(losses.output_fidelity(KIND, batch.f_logits, batch.g_logits).mean(), oracles.output_fidelity(f, g))
+    close(losses.output_fidelity_as_printed(KIND, batch.f_logits, batch.g_logits).mean(), oracles.output_fidelity(g, f))
 
 
 @given(mini_batches, st.sampled_from([0.5, 4.0]))
@@ -70,7 +70,7 @@ def test_at_a_high_temperature_the_gradient_is_that_of_centred_squared_differenc
     """Hinton, Vinyals, Dean 2015, section 2.1: T² H → ½ |f - g|² / C for T → ∞, logits of mean 0."""
     f, g = (torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     f, g = f - f.mean(dim=1, keepdim=True), (g - g.mean(dim=1, keepdim=True)).requires_grad_()
-    losses.output_fidelity(KIND, f, g, 1e4).backward()
+    losses.output_fidelity(KIND, f, g, 1e4).mean().backward()
     torch.testing.assert_close(g.grad, (g.detach() - f) / 4 / 5, atol=1e-4, rtol=1e-3)
 
 
@@ -93,9 +93,9 @@ def test_no_term_sends_a_gradient_into_the_classifier(target: str) -> None:
 @given(mini_batches)
 def test_input_fidelity_is_the_oracles(batch: MiniBatch) -> None:
     reconstruction, images = oracles.rows(batch.reconstruction), oracles.rows(batch.images)
-    close(losses.RECONSTRUCTION_LOSSES["l2"](batch.reconstruction, batch.images), oracles.input_fidelity(reconstruction, images))
+    close(losses.RECONSTRUCTION_LOSSES["l2"](batch.reconstruction, batch.images).mean(), oracles.input_fidelity(reconstruction, images))
     pairs = zip(oracles.flattened(reconstruction), oracles.flattened(images), strict=True)
-    close(losses.RECONSTRUCTION_LOSSES["l1"](batch.reconstruction, batch.images), oracles.mean([abs(a - b) for a, b in pairs]))
+    close(losses.RECONSTRUCTION_LOSSES["l1"](batch.reconstruction, batch.images).mean(), oracles.mean([abs(a - b) for a, b in pairs]))
 
 
 @given(mini_batches)
@@ -110,7 +110,7 @@ def test_entropy_is_the_oracles_and_stays_within_its_bounds(batch: MiniBatch) ->
 @given(mini_batches)
 def test_the_parts_of_conciseness_and_diversity_are_the_oracles(batch: MiniBatch) -> None:
     rows = oracles.rows(batch.attributes)
-    parts = losses.attribute_penalties(batch.attributes)
+    parts = batch.loss(LossWeights())
     close(parts.entropy, oracles.mean([oracles.entropy(row) for row in rows]))
     close(parts.mean_entropy, oracles.entropy(oracles.mean_attributes(rows)))
     close(parts.l1, oracles.mean([abs(value) for row in rows for value in row]))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...arrays import Maps
 from ...errors import ClassifierMismatchError, ConfigurationError
+from ...processes import local_size, size, together
 from ...storage import StrPath, fingerprint
 from ..batches import LearningBatch, Preparation, Survey
 from .components import Components, in_components
 from .disk import Origin, open_cache, write_cache
+from .holding import Holding, found_folder, part_folder
 from .layout import Narrowing, RowLayout, bytes_per_image, check_precision
 from .order import Order
 from .rows import Rows, RowsInMemory, RowsOnDisk
@@ -25,11 +28,15 @@ class ActivationCache:
     """Everything a post-hoc fit reads of f and the data, in memory or in a folder.
 
     Make one with ``FlintExplainer.cache(data)`` and pass it to several fits: a sweep over J or weights then pays for f once.
+
+    Attributes:
+        held: of several processes that made it together, this one's rows; ``None``: all rows are here.
     """
 
     rows: Rows
     origin: Origin
     components: Components | None = None  # in which wide taps are stored
+    held: Holding | None = None
 
     @classmethod
     def build(
@@ -61,27 +68,41 @@ class ActivationCache:
             components, stream = in_components(passes, preparation.max_channels)
             if folder is None:
                 as_run = "bfloat16" if preparation.bfloat16 else "float32"
-                return cls(_in_memory(stream, as_run if precision == "auto" else precision), origin, components)
-            needed = (images or 0) * bytes_per_image(preparation, precision)
-            written = write_cache(folder, origin, stream, components, precision=precision, needed=needed, overwrite=overwrite)
-            return cls(written.rows, origin, components)
+                return cls._of(_in_memory(stream, as_run if precision == "auto" else precision), origin, components)
+            needed = (images or 0) * bytes_per_image(preparation, precision) * local_size()
+            place = part_folder(Path(folder))
+            written = write_cache(place, origin, stream, components, precision=precision, needed=needed, overwrite=overwrite)
+            return cls._of(written.rows, origin, components)
+
+    @classmethod
+    def _of(cls, rows: Rows, origin: Origin, components: Components | None) -> ActivationCache:
+        return cls(rows, origin, components, None if size() == 1 else Holding.of_part(len(rows)))
 
     @classmethod
     def open(cls, folder: StrPath) -> ActivationCache:
         """A cache that ``build`` left in ``folder``. All of it is read once, in bounded memory, to see that it is whole.
 
         Raises:
-            NotAnArtifactError: no whole cache stands there.  DamagedArtifactError: it has changed since, or has another format.
+            NotAnArtifactError: no whole cache stands there, or parts of one for another number of processes.
+            DamagedArtifactError: it has changed since, or has another format.
         """
-        stored = open_cache(folder)
-        return cls(stored.rows, stored.origin, stored.components)
+        with together():
+            place, in_parts = found_folder(Path(folder))
+            stored = open_cache(place)
+            return (cls._of if in_parts else cls)(stored.rows, stored.origin, stored.components)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """Images, those of all processes."""
+        return self.holding.total
+
+    @property
+    def holding(self) -> Holding:
+        """Which rows this process reads."""
+        return self.held or Holding.of_whole(len(self.rows))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, or of disk, that its images take."""
+        """Bytes of memory, or of disk, that its images take here."""
         return self.rows.nbytes
 
     @property
@@ -131,11 +152,12 @@ class ActivationCache:
         )
 
     def survey(self) -> Survey:
-        """Of the stored images."""
-        return self.rows.survey()
+        """Of the stored images, those of all processes."""
+        return self.rows.survey() if self.held is None else self.rows.survey().over_all()
 
     def select(self, index: Tensor) -> LearningBatch:
-        """The images at ``index`` (n,), in that order, with all channels."""
+        """The images at ``index`` (n,), in that order, with all channels. Raises ``ConfigurationError`` where they are not all here."""
+        self._require_whole()
         return self.widened(self.rows.select(index).stored_as(torch.float32))
 
     def widened(self, batch: LearningBatch) -> LearningBatch:
@@ -143,12 +165,19 @@ class ActivationCache:
         return batch if self.components is None else batch.mapped(self.components.restore)
 
     def part(self, index: Tensor) -> ActivationCache:
-        """A cache of the images at ``index`` (n,) alone; on disk nothing is copied."""
+        """A cache of the images at ``index`` (n,) alone; on disk nothing is copied. Raises ``ConfigurationError`` as above."""
+        self._require_whole()
         return ActivationCache(self.rows.part(index), self.origin, self.components)
+
+    def _require_whole(self) -> None:
+        if self.held is not None:
+            raise ConfigurationError(f"this process has {len(self.rows)} of {len(self)} cached images; choosing among them needs them all")
 
 
 class CachedBatches:
     """Shuffled mini-batches of a cache: the order of an epoch depends on the seed and the epoch alone.
+
+    Of several processes each gives those images of a mini-batch that it holds, perhaps none.
 
     ``order``: ``None`` takes the one that suits where the rows are.  ``in_components``: give wide taps as they are stored.
     ``bfloat16``: give maps in it and channels last, else in float32.
@@ -173,7 +202,7 @@ class CachedBatches:
         """Every image at most once; the last, smaller batch is left out, since L_cd depends on the batch size."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         order = self.order(len(self.cache), self.batch_size, generator)
-        for batch in self.cache.rows.batches(order, self.batch_size):
+        for batch in self.cache.rows.batches(order, self.batch_size, self.cache.holding.own):
             here = batch.to(self.device)
             if self.components is not self.cache.components:
                 here = self.cache.widened(here.stored_as(torch.float32))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...arrays import Activations, Maps
 from ...interpreter.attributes import channel_statistics
+from ...processes import copy_from_main, gather, gather_rows, rank
 from ..batches import LearningBatch
 
 IMAGES = 1024  # whose positions tell the components, at most
@@ -78,10 +79,9 @@ class Components:
     taps: tuple[TapComponents, ...]
 
     @classmethod
-    def of(cls, batches: Sequence[LearningBatch], count: int) -> Components:
-        """From the first images that f has seen."""
-        maps = (torch.cat(tap) for tap in zip(*(batch.activations for batch in batches), strict=True))
-        return cls(tuple(TapComponents.of(tap, count) for tap in maps))
+    def of(cls, activations: Activations, count: int) -> Components:
+        """From f's maps of some images."""
+        return cls(tuple(TapComponents.of(maps, count) for maps in activations))
 
     def project(self, activations: Activations) -> Activations:
         """Channels → components."""
@@ -125,5 +125,13 @@ def in_components(passes: Iterator[LearningBatch], max_channels: int | None) -> 
     begun = [first]
     while sum(len(batch.logits) for batch in begun) < IMAGES and (batch := next(passes, None)) is not None:
         begun.append(batch)
-    components = Components.of(begun, max_channels)
+    components = Components.of(tuple(map(_of_all, zip(*(batch.activations for batch in begun), strict=True))), max_channels)
+    copy_from_main(value for tap in components.taps for value in tap)
     return components, (batch.mapped(components.project) for batch in chain(begun, passes))
+
+
+def _of_all(parts: tuple[Tensor, ...]) -> Tensor:
+    """A tap's maps of the first images of all processes: of each no more than those before it have left to give."""
+    maps = torch.cat(parts)
+    before = sum(gather(len(maps))[: rank()])
+    return gather_rows(maps[: max(0, IMAGES - before)])

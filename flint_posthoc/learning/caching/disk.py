@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
+from ...processes import gather
 from ...storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
 from ..batches import LearningBatch, Survey, SurveySums
 from .components import Components
@@ -95,7 +96,7 @@ def _write(
     first = next(passes, None)
     if first is None:
         raise EmptyDataError("the data held no batch, there is nothing to learn from")
-    layout = RowLayout.of(first, half_precision(first) if precision == "auto" else precision)
+    layout = RowLayout.of(first, gather(half_precision(first))[0] if precision == "auto" else precision)
     writer, narrow, sums, seen = ShardWriter(folder, layout), Narrowing(layout.precision), SurveySums(layout.classes), _DataDigest()
     for batch in chain([first], passes):
         sums.add(batch)

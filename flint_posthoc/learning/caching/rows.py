@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -17,6 +17,12 @@ from .order import Order, shuffled, whole_batches, windows
 from .shards import ShardReader
 
 SURVEY_ROWS = 1024  # that a survey looks at together
+
+Choice: TypeAlias = Callable[[Tensor], Tensor]  # numbers of a mini-batch → rows to read of it
+
+
+def _all(numbers: Tensor) -> Tensor:
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,11 @@ class RowsInMemory:
         """The rows at ``index`` (n,), in that order."""
         return self.stored.rows(index)
 
-    def batches(self, order: Iterable[Tensor], batch_size: int) -> Iterator[LearningBatch]:
-        """Whole mini-batches of the rows in ``order``; what is left at the end of a window is left out."""
+    def batches(self, order: Iterable[Tensor], batch_size: int, own: Choice = _all) -> Iterator[LearningBatch]:
+        """Whole mini-batches of the rows in ``order``, of each those that are ``own``; the rest of a window is left out."""
         for window in order:
             for index in whole_batches(window, batch_size):
-                yield self.select(index)
+                yield self.select(own(index))
 
     def part(self, index: Tensor) -> RowsInMemory:
         """Some of them, copied."""
@@ -104,15 +110,18 @@ class RowsOnDisk:
         found = self.reader.read(numbers, self.layout.empty(len(index)))
         return found.rows(place.argsort())
 
-    def batches(self, order: Iterable[Tensor], batch_size: int) -> Iterator[LearningBatch]:
+    def batches(self, order: Iterable[Tensor], batch_size: int, own: Choice = _all) -> Iterator[LearningBatch]:
         """Whole mini-batches of the rows in ``order``, as above. One window is in memory at a time."""
         memory = self.layout.empty(0)
         for window in order:
-            numbers, place = self._numbers(window).sort()
-            if len(memory.logits) < len(window):
-                memory = self.layout.empty(len(window))
+            parts = [own(index) for index in whole_batches(window, batch_size)]
+            if not parts:
+                continue
+            numbers, place = self._numbers(torch.cat(parts)).sort()
+            if len(memory.logits) < len(numbers):
+                memory = self.layout.empty(len(numbers))
             self.reader.read(numbers, memory)
-            for index in whole_batches(place.argsort(), batch_size):
+            for index in place.argsort().split([len(part) for part in parts]):
                 yield memory.rows(index)
 
     def part(self, index: Tensor) -> RowsOnDisk:
