@@ -6,6 +6,7 @@ import dataclasses
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .arrays import Images
 from .artifact import CLASSIFIER_NAME, JSON_NAME, TENSORS_NAME, SavedExplainer, load, load_trained_classifier, save
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
-from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
+from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
 from .data import Data, FirstPass, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
 from .evaluation.selection import Selection, sweep_sizes
@@ -300,10 +301,12 @@ class FlintExplainer(Explanations):
         """
         module = unwrap(model)
         adapter = adapter or find_adapter(module)
-        if load_classifier:
-            load_trained_classifier(_local(folder), module)
-        with no_trace(module):
-            saved = load(_local(folder), module, adapter, check_device(module), insist=allow_other_classifier)
+        path = _local(folder)
+        with unchanged_on_error(module) if load_classifier else nullcontext():
+            if load_classifier:
+                load_trained_classifier(path, module)
+            with no_trace(module):
+                saved = load(path, module, adapter, check_device(module), insist=allow_other_classifier)
         fitted = saved.fitted
         explainer = cls(
             module,

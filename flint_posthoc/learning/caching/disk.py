@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 
 from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
+from ...locking import locked
 from ...storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
 from ..batches import LearningBatch, Survey, SurveySums
 from .components import Components
-from .folder import locked, occupied_bytes, remove_cache, require_space, writing
+from .folder import LOCK_NAME, occupied_bytes, remove_cache, require_space, writing
 from .layout import Narrowing, RowLayout, half_precision, raw
 from .manifest import FORMAT, NAME, SUMMARY_NAME, Manifest, StoredFile, read_manifest, write_manifest
 from .rows import RowsOnDisk
@@ -61,7 +62,7 @@ def write_cache(
         DiskSpaceError: before the first batch is read, or later.  EmptyDataError: there is no batch.
     """
     folder = writable_folder(path)
-    with locked(folder):
+    with locked(folder / LOCK_NAME, "writes a cache into"):
         if not overwrite:
             _refuse_whole(folder, origin)
         require_space(folder, needed - occupied_bytes(folder), "the activations")
