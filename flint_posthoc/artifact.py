@@ -30,6 +30,7 @@ from .storage import (
     read_json,
     read_tensors,
     record,
+    remove_left_over,
     writable_folder,
     write_json,
     write_tensors,
@@ -90,6 +91,7 @@ def _settle(path: Path) -> None:
     for name in (TENSORS_NAME, CLASSIFIER_NAME):
         waiting = _waiting(path / name)
         try:
+            remove_left_over(waiting)
             if waiting.exists() and file_digest(waiting) == told.get(name):
                 os.replace(waiting, path / name)
             waiting.unlink(missing_ok=True)

@@ -80,7 +80,7 @@ def write_bytes(path: StrPath, content: bytes) -> None:
     """
     path = Path(path)
     try:
-        _remove_left_over(path)
+        remove_left_over(path)
         temporary, file = _temporary(path)
         try:
             with file:
@@ -94,6 +94,19 @@ def write_bytes(path: StrPath, content: bytes) -> None:
                 temporary.unlink()
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose writers are gone. Raises ``OSError`` where its folder cannot be read."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for name in filter(ours.fullmatch, os.listdir(path.parent)):
+        with contextlib.suppress(OSError):  # somebody else's, in use, or just gone
+            descriptor = os.open(path.with_name(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.with_name(name).unlink()
+            finally:
+                os.close(descriptor)
 
 
 def cannot_write(path: StrPath, error: OSError) -> ArtifactError:
@@ -253,19 +266,6 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
         file.close()  # somebody was faster than the lock
-
-
-def _remove_left_over(path: Path) -> None:
-    """Remove the temporary files of ``path`` whose writers are gone."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
-    for name in filter(ours.fullmatch, os.listdir(path.parent)):
-        with contextlib.suppress(OSError):  # somebody else's, in use, or just gone
-            descriptor = os.open(path.with_name(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.with_name(name).unlink()
-            finally:
-                os.close(descriptor)
 
 
 def _check_header(file: Path) -> None:
