@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from .learning.keeping import with_progress
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
+from .memory import said_in_words
 
+_SHORT_OF_MEMORY = partial(said_in_words, "the fit", "keep activations on disk (cache='disk'), tap later layers, or read smaller batches")
 JOINT_NOTE = "the classifier was trained together with its interpreter"
 
 
@@ -211,7 +214,7 @@ class FlintExplainer(Explanations):
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        with trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
+        with _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
             torch.manual_seed(settings.seed)  # of a shuffling loader too
             first_pass = FirstPass(data)
             start = None if self._saved is None else self.interpreter
@@ -249,7 +252,7 @@ class FlintExplainer(Explanations):
             DataError: empty or malformed data.  DiskSpaceError: not enough room.
             ArtifactError: ``folder`` cannot be written, or holds a whole cache.  ConfigurationError: an unknown precision.
         """
-        with no_trace(self.model), learning_mode():
+        with _SHORT_OF_MEMORY(), no_trace(self.model), learning_mode():
             first_pass = FirstPass(data)
             prepared = self._prepare(first_pass.images)
             as_run = "float32" if precision == "float32" else "auto"

@@ -146,7 +146,7 @@ class Explanations:
     def reconstruct(self, images: Tensor) -> Images:
         """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
         fitted = self.fitted
-        attributes = next(fitted.read([images])).attributes
+        attributes = fitted.read_together(images).attributes
         return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
 
     # ---- how far to trust it? ----

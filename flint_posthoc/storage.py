@@ -174,7 +174,7 @@ def record(kind: type[Record], stored: Any) -> Record:
 def _typed(value: Any, hint: Any, place: str) -> Any:
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for one in allowed:
-        if is_dataclass(one) and isinstance(value, dict):
+        if isinstance(one, type) and is_dataclass(one) and isinstance(value, dict):
             return record(one, value)
         if get_origin(one) is tuple and isinstance(value, list):
             if len(value) > LIST_LIMIT:

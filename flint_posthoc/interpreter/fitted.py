@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
-from ..classifier.view import ClassifierView, ViewPass
+from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, Labels, batches
+from ..memory import Halving
 from .interpreter import Interpreter
 
 
@@ -65,12 +67,30 @@ class FittedInterpreter:
 
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:
-        """One pass of f and g over ``data``, in f's own precision."""
+        """One pass of f and g over ``data``, in f's own precision. Where the memory is short a batch comes in parts."""
+        halving = Halving("explaining")
         with self.view.frozen() as run:
             for batch in self.batches(data, labels):
-                yield self._read(batch, run(batch.images))
+                yield from halving.parts(partial(self._read, batch, run), len(batch.images))
 
-    def _read(self, batch: Batch, passed: ViewPass) -> ReadBatch:
+    @torch.no_grad()
+    def read_together(self, images: Tensor) -> ReadBatch:
+        """The same of one batch, in one piece, without the activations, which are the largest part of it."""
+        parts = [part._replace(activations=()) for part in self.read([images])]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _read(self, whole: Batch, run: OpenView, part: slice) -> ReadBatch:
+        batch = Batch(whole.images[part], None if whole.labels is None else whole.labels[part])
+        passed = run(batch.images)
         attributes, logits = self.interpreter.explain(passed.activations)
         agrees = self.view.kind.agreement(passed.logits, logits) & passed.inside
         return ReadBatch(batch.images, batch.labels, passed.activations, attributes, passed.logits, logits, passed.inside, agrees)
+
+
+def _joined(parts: Sequence[ReadBatch]) -> ReadBatch:
+    def together(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    labels = None if parts[0].labels is None else together("labels")
+    names = ("attributes", "classifier_logits", "interpreter_logits", "inside", "agrees")
+    return ReadBatch(together("images"), labels, (), *map(together, names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
+from ..memory import free_memory
 from .batches import LearningBatch, Preparation
 from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
@@ -70,7 +70,7 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
 
 def _automatic(reading: Reading) -> Kept:
     images = reading.images or 0
-    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory()
+    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * free_memory()
     if wanted <= room or is_one_shot(reading.data):
         return _memory(reading)
     place = temporary_place()
@@ -113,7 +113,3 @@ def _warned_of_augmentation(reading: Reading) -> bool:
         stacklevel=2,
     )
     return True
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

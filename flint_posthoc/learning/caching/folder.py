@@ -8,11 +8,10 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import ArtifactError, DiskSpaceError
+from ...errors import ArtifactError, DiskSpaceError, FolderInUseError
 from ...locking import locked
 from ...storage import cannot_write
 from .manifest import NAME, SUMMARY_NAME
@@ -20,7 +19,6 @@ from .manifest import NAME, SUMMARY_NAME
 LOCK_NAME = "cache.lock"
 RESERVE = 64 * 2**20  # bytes that are left to others
 PREFIX, OWNER_NAME = "flint-posthoc-cache-", "owner.lock"  # of temporary folders
-ABANDONED = 3600.0  # seconds after which one that nobody has signed is removed
 _OURS = re.compile(
     rf"shard-\d{{5}}\.safetensors|{re.escape(SUMMARY_NAME)}|\.({re.escape(NAME)}|{re.escape(SUMMARY_NAME)})\.[0-9a-f]{{8}}\.tmp"
 )
@@ -74,23 +72,34 @@ def temporary_folder() -> Iterator[Path]:
     for folder in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # somebody else's, in use, or just gone
             _remove_abandoned(folder)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as name:
-        with locked(Path(name) / OWNER_NAME, "keeps a cache in"):
-            yield Path(name)
+    with contextlib.ExitStack() as stack:
+        yield _owned(place, stack)
+
+
+def _owned(place: Path, stack: contextlib.ExitStack) -> Path:
+    """A new folder with a lock that lasts as long as ``stack``. Until it is locked others take it for left over: then another one."""
+    while True:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True)))
+        try:
+            stack.enter_context(locked(folder / OWNER_NAME, "keeps a cache in"))
+            return folder
+        except FolderInUseError:
+            continue
+        except ArtifactError:
+            if folder.exists():
+                raise
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove it where its owner is gone; one that its owner has not signed yet, only when it is old. Raises ``OSError`` where it is not."""
-    old = time.time() - folder.lstat().st_mtime > ABANDONED
+    """Remove it where its owner is gone. Raises ``OSError`` where it is not, or where it is not ours."""
     if folder.is_symlink():
         return
-    if old and not any(folder.iterdir()):  # killed before it was signed
+    if not any(folder.iterdir()):  # killed before it was locked
         folder.rmdir()
         return
     with open(folder / OWNER_NAME, "rb") as owner:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if old or owner.read(1):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_place() -> Path:
