@@ -81,8 +81,8 @@ def batches(
     for index, item in enumerate(_iterable(data)):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
-        images = _checked_images(raw_images, expected, place)
-        if len(images):
+        if not (raw_images.dim() == 4 and len(raw_images) == 0):
+            images = _checked_images(raw_images, expected, place)
             empty = False
             expected = (images.shape[1], images.shape[2], images.shape[3])
             checked = LABEL_POLICIES[labels](raw_labels, len(images), num_classes, place)
@@ -119,7 +119,11 @@ class FirstPass:
 
     def __init__(self, data: Data) -> None:
         self._rest = iter(_iterable(data))
-        self._head = list(islice(self._rest, 1))
+        self._head = list[Any]()
+        for item in self._rest:
+            self._head.append(item)
+            if len(_unpack(item, f"batch {len(self._head) - 1}")[0]):
+                break
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
     def require_labels(self, num_classes: int) -> None:

@@ -101,6 +101,10 @@ class TrainingDivergedError(FlintError, ArithmeticError):
     """A loss term became NaN or infinite; the message names it."""
 
 
+class NonFiniteResultError(FlintError, ArithmeticError):
+    """The interpreter answers with NaN or infinity: its weights are spoilt, or the images are far from all that it has seen."""
+
+
 class ArtifactError(FlintError, OSError):
     """Base of everything that can be wrong with files of ours."""
 

@@ -65,7 +65,7 @@ def test_a_batch_is_halved_until_it_fits_and_comes_whole_in_order(most: int) -> 
     halving = Halving("counting")
     with halved(r"did not suffice for counting 20 images at once; trying 10"):
         parts = list(halving.parts(for_at_most(most), 20))
-    assert sum(parts, []) == list(range(20))
+    assert [number for part in parts for number in part] == list(range(20))
     assert max(map(len, parts)) <= most
     assert list(map(len, halving.parts(for_at_most(most), 2))) == ([1, 1] if most == 1 else [2])  # without trying more again
 

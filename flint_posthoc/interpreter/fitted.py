@@ -14,6 +14,7 @@ from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, Labels, batches
+from ..errors import NonFiniteResultError
 from ..memory import Halving
 from .interpreter import Interpreter
 
@@ -83,6 +84,9 @@ class FittedInterpreter:
         batch = Batch(whole.images[part], None if whole.labels is None else whole.labels[part])
         passed = run(batch.images)
         attributes, logits = self.interpreter.explain(passed.activations)
+        finite = logits.isfinite().all(dim=1) & attributes.isfinite().all(dim=1)
+        if not finite.all():
+            raise NonFiniteResultError(f"the interpreter's answer is not finite for {int((~finite).sum())} of {len(logits)} images")
         agrees = self.view.kind.agreement(passed.logits, logits) & passed.inside
         return ReadBatch(batch.images, batch.labels, passed.activations, attributes, passed.logits, logits, passed.inside, agrees)
 
