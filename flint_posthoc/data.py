@@ -111,6 +111,16 @@ def first_images(data: Data, limit: int = BATCH_SIZE) -> Images:
         return next(batches(data, device="cpu", labels="ignored")).images[:limit]
 
 
+def look_at(data: Data, image_shape: ImageShape, num_classes: int, labels: Labels = "optional") -> None:
+    """Raise now whatever ``batches`` would raise for the first batch; what can be read only once is left alone.
+
+    The global random state stays as it is.
+    """
+    if not is_one_shot(data):
+        with preserved_random_state():
+            next(batches(data, device="cpu", image_shape=image_shape, num_classes=num_classes, labels=labels))
+
+
 class FirstPass:
     """One pass over ``data`` whose first batch can be looked at before: nothing is read twice. Iterate it once.
 

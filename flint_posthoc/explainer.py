@@ -19,9 +19,9 @@ from .artifact import CLASSIFIER_NAME, JSON_NAME, TENSORS_NAME, SavedExplainer, 
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
-from .data import Data, FirstPass, num_images
+from .data import Data, FirstPass, look_at, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotAnArtifactError, NotFitted
-from .evaluation.selection import Selection, sweep_sizes
+from .evaluation.selection import Selection, check_sizes, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
@@ -222,6 +222,8 @@ class FlintExplainer(Explanations):
             prepared = self._prepare(first_pass.images)
             if self.joint:
                 first_pass.require_labels(prepared.view.num_classes)
+            if validation is not None:
+                look_at(validation, prepared.image_shape, prepared.view.num_classes, "targets" if self.joint else "optional")
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(
@@ -267,6 +269,7 @@ class FlintExplainer(Explanations):
         Raises:
             DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
         """
+        check_sizes(sizes, folds, num_images(data))
         cache = self.cache(data, progress=progress)
         prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
         return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)

@@ -1,5 +1,6 @@
 """Files of pictures: what is damaged, or would unpack into gigabytes, is named, or left out and counted on request."""
 
+import contextlib
 import struct
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from flint_posthoc.classifier.adapter import Normalization
 from flint_posthoc.cli import main
 from flint_posthoc.data import FirstPass, batches
-from flint_posthoc.errors import DataError, UnreadablePictureError
+from flint_posthoc.errors import UnreadablePictureError
 from flint_posthoc.sources.pictures import ImageForm, PictureDataset, ReadablePictures, open_data, open_picture
 
 FORM = ImageForm(Normalization((0.5,), (0.5,)), (3, 8, 8))
@@ -76,10 +77,8 @@ def test_no_damage_to_a_picture_escapes_the_typed_error(tmp_path_factory: pytest
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    try:
-        FORM(open_picture(path))
-    except DataError as error:
-        assert str(path) in str(error)
+    with contextlib.suppress(UnreadablePictureError):
+        assert FORM(open_picture(path)).shape == FORM.shape
 
 
 def test_the_first_broken_picture_is_named(folder: Path) -> None:
@@ -113,7 +112,24 @@ def test_the_command_line_skips_on_request_and_says_what(
     from torchvision.models import squeezenet1_1
 
     save_file(squeezenet1_1(num_classes=2).state_dict(), tmp_path / "w.safetensors")
-    options = ["--data", str(folder), "--size", "64", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5", "--max-steps", "2"]
+    options = [
+        "--data",
+        str(folder),
+        "--size",
+        "64",
+        "--mean",
+        "0.5",
+        "0.5",
+        "0.5",
+        "--std",
+        "0.5",
+        "0.5",
+        "0.5",
+        "--max-steps",
+        "2",
+        "--num-attributes",
+        "3",
+    ]
     code = main(["fit", *model, *options, "--output", str(tmp_path / "out"), *(["--skip-unreadable=true"] if skip else [])])
     said = capsys.readouterr().err
     assert code == (0 if skip else 2), said

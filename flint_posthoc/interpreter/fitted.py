@@ -13,7 +13,7 @@ from torch import Tensor
 from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, OpenView
-from ..data import Batch, Data, Labels, batches
+from ..data import Batch, Data, Labels, batches, look_at
 from ..errors import NonFiniteResultError
 from ..memory import Halving
 from .interpreter import Interpreter
@@ -65,6 +65,12 @@ class FittedInterpreter:
     def batches(self, data: Data, labels: Labels = "optional") -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
         return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=labels)
+
+    def look_at(self, *sources: Data | None) -> None:
+        """Raise now what reading the first batch of each would raise: before a long pass over something else."""
+        for data in sources:
+            if data is not None:
+                look_at(data, self.image_shape, self.view.num_classes)
 
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:
