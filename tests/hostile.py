@@ -219,7 +219,7 @@ class Targets:
     def __init__(self, folder: Path) -> None:
         self.model, self.pixels = small.tiny(), small.images(8)
         explain = small.explainer(self.model)
-        explain.fit(self.pixels, epochs=2, batch_size=4, checkpoint_dir=folder / "checkpoint", progress=False)
+        explain.fit(self.pixels, epochs=2, batch_size=8, checkpoint_dir=folder / "checkpoint", progress=False)
         explain.save_pretrained(folder / "artifact")
         explain.cache(self.pixels, folder=folder / "cache", progress=False)
         self.every = (
@@ -241,7 +241,7 @@ class Targets:
 
     def _read_checkpoint(self, folder: Path) -> object:
         interpreter = small.explainer(self.model)
-        interpreter.fit(self.pixels, epochs=1, batch_size=4, progress=False)
+        interpreter.fit(self.pixels, epochs=1, batch_size=8, progress=False)
         trainer = Trainer(
             interpreter.interpreter.requires_grad_(True), interpreter.fitted.view.kind, NoBatches(), settings=FitSettings(epochs=1),
             weights=small.CONFIG.weights, schedule=small.CONFIG.schedule, show_progress=False,

@@ -9,8 +9,10 @@ import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flint_posthoc.report.content import Limits
 from flint_posthoc.report.page import render
 
+UNSHORTENED = Limits(name=100_000)
 ATTACKS = (
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(1)</script>",
@@ -47,7 +49,7 @@ class Shape(HTMLParser):
 
 def page(text: str) -> str:
     """A report in which every string that came from elsewhere holds ``text``."""
-    told = synthetic.content(attributes=5, images=4, class_names=tuple(f"{text} {index}" for index in range(4)))
+    told = synthetic.content(attributes=5, images=4, class_names=tuple(f"{text} {index}" for index in range(4)), limits=UNSHORTENED)
     subject = replace(told.subject, title=text, classifier=text, layers=(text, text), data=text, notes=(text,))
     return render(replace(told, subject=subject, failures=(text,)))
 
