@@ -4,6 +4,7 @@ The same bytes always make the same folder: a fuzzer, hypothesis and the kept co
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ import torch
 from flint_posthoc import ActivationCache, FlintExplainer
 from flint_posthoc.artifact import JSON_NAME, TENSORS_NAME
 from flint_posthoc.errors import FlintError
-from flint_posthoc.learning.caching.manifest import MEANS_NAME, NAME, seal
+from flint_posthoc.learning.caching.manifest import NAME, SUMMARY_NAME, seal
 from flint_posthoc.learning.checkpoint import FILE_NAME, FitCheckpoint
 from flint_posthoc.learning.trainer import FitSettings, Trainer
 from flint_posthoc.storage import file_digest
@@ -180,12 +181,12 @@ def spoil_artifact(folder: Path, choices: Choices) -> None:
 
 def spoil_cache(folder: Path, choices: Choices) -> None:
     shard = folder / "shard-00000.safetensors"
-    for file in (shard, folder / MEANS_NAME):
+    for file in (shard, folder / SUMMARY_NAME):
         if choices.below(4) == 0:
             file.write_bytes(spoil_tensors(file.read_bytes(), choices))
     told = json.loads((folder / NAME).read_bytes())
     if choices.below(4):
-        for entry, file in ((told["shards"][0], shard), (told["class_means"], folder / MEANS_NAME)):
+        for entry, file in ((told["shards"][0], shard), (told["summary"], folder / SUMMARY_NAME)):
             entry["bytes"], entry["digest"] = file.stat().st_size, hashlib.blake2b(file.read_bytes(), digest_size=32).hexdigest()
     for _ in range(choices.below(4)):
         spoil_value(told, choices)
@@ -240,10 +241,9 @@ class Targets:
         return cache.survey(), cache.select(torch.arange(min(4, len(cache)))), cache.note
 
     def _read_checkpoint(self, folder: Path) -> object:
-        interpreter = small.explainer(self.model)
-        interpreter.fit(self.pixels, epochs=1, batch_size=8, progress=False)
+        interpreter = copy.deepcopy(self._explain.interpreter).requires_grad_(True)
         trainer = Trainer(
-            interpreter.interpreter.requires_grad_(True), interpreter.fitted.view.kind, NoBatches(), settings=FitSettings(epochs=1),
+            interpreter, self._explain.fitted.view.kind, NoBatches(), settings=FitSettings(epochs=1),
             weights=small.CONFIG.weights, schedule=small.CONFIG.schedule, show_progress=False,
         )  # fmt: skip
         return str(FitCheckpoint(folder, self._identity).restore(trainer.learnt, trainer.optimizer, trainer.silent_steps).history)

@@ -126,7 +126,7 @@ class Cache:
             self._compare(ActivationCache.open(folder / "cache"))
         self._compare(self._written(folder))
         shards_written = [f"shard-{place:05}.safetensors" for place in range(10)]
-        assert sorted(os.listdir(folder / "cache")) == ["class-means.safetensors", "manifest.json", *shards_written]
+        assert sorted(os.listdir(folder / "cache")) == ["manifest.json", *shards_written, "summary.safetensors"]
 
     def _compare(self, found: ActivationCache) -> None:
         every = torch.arange(len(self.expected))

@@ -22,6 +22,7 @@ from .manifest import FORMAT, NAME, SUMMARY_NAME, Manifest, StoredFile, read_man
 from .rows import RowsOnDisk
 from .shards import ShardReader, ShardWriter, digest_of
 
+SUMMARY_LIMIT = 2 * 2**30  # bytes
 _MEANS = "class_means"
 
 
@@ -140,7 +141,7 @@ def _read_summary(folder: Path, manifest: Manifest) -> tuple[Survey, Components 
     path, noted, shape = folder / SUMMARY_NAME, manifest.summary, (manifest.layout.classes, *manifest.layout.target)
     if not path.exists():
         raise DamagedArtifactError(f"{path} is missing")
-    tensors = read_tensors(path, limit=noted.nbytes).tensors
+    tensors = read_tensors(path, limit=min(noted.nbytes, SUMMARY_LIMIT)).tensors
     means = tensors.pop(_MEANS, None)
     if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or _stored(path) != noted:
         raise DamagedArtifactError(f"{path} is damaged: it is not what was noted when it was written")
