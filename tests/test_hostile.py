@@ -30,7 +30,7 @@ def test_inputs_that_once_reached_something_new_are_read_or_refused(targets: Tar
 
 
 @given(st.binary(min_size=8, max_size=48))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_spoilt_artefacts_caches_and_checkpoints_are_read_or_refused(targets: Targets, place: Path, data: bytes) -> None:
     attack(targets, data, place)
 

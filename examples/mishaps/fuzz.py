@@ -179,6 +179,7 @@ def main() -> None:
             "-len_control=0",
             "-verbosity=0",
             "-rss_limit_mb=0",
+            f"-artifact_prefix={folder}/",
             str(folder / "corpus"),
         ]
         atheris.Setup(fuzzer, campaign.one)
