@@ -50,6 +50,18 @@ pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what doe
 report: $(TEST_INSTALLED)  ## the report on SqueezeNet, after imagenette, and the README's picture of it (5 minutes)
 	$(BIN)/python -m examples.report.run --data $(DATA)
 
+.PHONY: mishaps bad-calls fuzz
+
+mishaps: $(TEST_INSTALLED)  ## 200 kills at random moments of fit, cache, save and report, each resumed and compared (5 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m examples.mishaps.kills
+
+bad-calls: $(TEST_INSTALLED)  ## how long a bad call takes to be refused, and what was read by then
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m examples.mishaps.bad_calls
+
+fuzz: $(TEST_INSTALLED)  ## 10,000 spoilt artefacts, caches and checkpoints, guided by coverage where atheris can be installed (10 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3' || echo "no atheris for this Python: chance alone chooses"
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m examples.mishaps.fuzz
+
 # --- the paper's experiments; stopped ones go on where they were; OUTPUT=folder that holds the networks ---
 
 OUTPUT ?= flint-paper

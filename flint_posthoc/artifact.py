@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -14,16 +15,31 @@ import torch
 from torch import nn
 
 from .classifier.adapter import OUTPUT_KINDS, ModelAdapter, Normalization, TapLayout
-from .classifier.view import ClassifierView
-from .errors import ClassifierMismatchError, DamagedArtifactError, NotAnArtifactError
-from .interpreter.attributes import AttributeNetworkConfig
-from .interpreter.decoder import DecoderConfig
+from .classifier.taps import resolve_layers
+from .classifier.view import ClassifierView, check_class_ids
+from .errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, NotAnArtifactError
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter, InterpreterConfig
 from .learning.history import FitHistory
-from .storage import artifact_folder, file_digest, fingerprint, read_json, read_tensors, writable_folder, write_json, write_tensors
+from .locking import locked
+from .storage import (
+    TENSORS_LIMIT,
+    artifact_folder,
+    cannot_write,
+    existing_file,
+    file_digest,
+    fingerprint,
+    read_json,
+    read_tensors,
+    record,
+    remove_left_over,
+    writable_folder,
+    write_json,
+    write_tensors,
+)
 
-JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME = "flint.json", "interpreter.safetensors", "classifier.safetensors"
+JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME, LOCK_NAME = "flint.json", "interpreter.safetensors", "classifier.safetensors", "save.lock"
+INTERPRETER_LIMIT = 2 * 2**30  # bytes
 FORMAT = 1
 
 
@@ -36,26 +52,67 @@ class SavedExplainer:
 
 
 def save(folder: str | Path, saved: SavedExplainer) -> Path:
-    """Write the artefact and return its folder. The tensors are written first, and the JSON file knows their digest.
+    """Write the artefact and return its folder, which at any moment holds the whole old one or the whole new one.
+
+    New tensors wait beside the old ones until the JSON file, which knows their digests, has been replaced.
 
     Raises:
-        ArtifactError: the folder cannot be made or written to.
+        FolderInUseError: another process saves into it.  ArtifactError: the folder cannot be made or written to.
     """
     path = writable_folder(folder)
-    fitted = saved.fitted
-    tensors = {f"interpreter.{name}": value for name, value in fitted.interpreter.state_dict().items()} | {
-        "class_means": fitted.class_means
-    }
-    identity = fingerprint(fitted.view.model)
-    write_tensors(path / TENSORS_NAME, tensors, {"classifier": identity})
-    classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "trained": fitted.joint}
+    fitted, identity = saved.fitted, fingerprint(saved.fitted.view.model)
+    tensors = {f"interpreter.{name}": value for name, value in fitted.interpreter.state_dict().items()}
+    files = {TENSORS_NAME: tensors | {"class_means": fitted.class_means}}
     if fitted.joint:
-        state = fitted.view.model.state_dict()
-        write_tensors(
-            path / CLASSIFIER_NAME, {name: value.detach().cpu().clone() for name, value in state.items()}, {"classifier": identity}
-        )
-    write_json(path / JSON_NAME, _description(saved) | {"classifier": classifier, "tensors": file_digest(path / TENSORS_NAME)})
+        files[CLASSIFIER_NAME] = fitted.view.model.state_dict()
+    with locked(path / LOCK_NAME, "saves an interpreter into"):
+        _settle(path)
+        try:
+            for name, content in files.items():
+                write_tensors(_waiting(path / name), content, {"classifier": identity})
+            digests = {name: file_digest(_waiting(path / name)) for name in files}
+            classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "trained": fitted.joint}
+            classifier |= {"file": digests[CLASSIFIER_NAME]} if fitted.joint else {}
+            write_json(path / JSON_NAME, _description(saved) | {"classifier": classifier, "tensors": digests[TENSORS_NAME]})
+        finally:
+            _settle(path)
     return path
+
+
+def _waiting(path: Path) -> Path:
+    """Where a file stands until the JSON file speaks of it."""
+    return path.with_name(f"{path.name}.new")
+
+
+def _settle(path: Path) -> None:
+    """Bring the waiting files that the JSON file speaks of to their places, and remove the others: those of a save that broke off."""
+    try:
+        told = _digests(read_json(path / JSON_NAME))
+    except ArtifactError:
+        told = {}
+    for name in (TENSORS_NAME, CLASSIFIER_NAME):
+        waiting = _waiting(path / name)
+        try:
+            remove_left_over(waiting)
+            if waiting.exists() and file_digest(waiting) == told.get(name):
+                os.replace(waiting, path / name)
+            waiting.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path / name, error) from error
+
+
+def _digests(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the files that belong to this JSON file; of a classifier in an artefact of earlier versions none is told."""
+    classifier = stored.get("classifier")
+    return {TENSORS_NAME: stored.get("tensors"), CLASSIFIER_NAME: classifier.get("file") if isinstance(classifier, dict) else None}
+
+
+def _file_of(path: Path, digest: Any, limit: int) -> Path:
+    """``path``, or what waits to take its place, whichever has this digest. Raises ``NotAnArtifactError``, ``DamagedArtifactError``."""
+    for file in [file for file in (path, _waiting(path)) if file.exists()] or [path]:
+        if file_digest(existing_file(file, limit)) == digest:
+            return file
+    raise DamagedArtifactError(f"{path.parent} is damaged: {JSON_NAME} and {path.name} do not belong together, or one of them was altered")
 
 
 def _description(saved: SavedExplainer) -> dict[str, Any]:
@@ -78,6 +135,17 @@ def _description(saved: SavedExplainer) -> dict[str, Any]:
     }
 
 
+def _read(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder and its JSON object. Raises ``NotAnArtifactError``, ``DamagedArtifactError``."""
+    path = artifact_folder(folder)
+    if not (path / JSON_NAME).exists():
+        raise NotAnArtifactError(f"{path} holds no {JSON_NAME}; expected a folder written by FlintExplainer.save_pretrained")
+    stored = read_json(path / JSON_NAME)
+    if stored.get("format") != FORMAT:
+        raise DamagedArtifactError(f"{path / JSON_NAME} is of format {str(stored.get('format'))[:50]}; this version reads format {FORMAT}")
+    return path, stored
+
+
 def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: torch.device, *, insist: bool = False) -> SavedExplainer:
     """Read an artefact for ``model``.
 
@@ -89,20 +157,13 @@ def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: to
         DamagedArtifactError: a file is truncated, altered, too large or of an unknown version.
         ClassifierMismatchError: it was fitted to another classifier.
     """
-    path = artifact_folder(folder)
-    if not (path / JSON_NAME).exists():
-        raise NotAnArtifactError(f"{path} holds no {JSON_NAME}; expected a folder written by FlintExplainer.save_pretrained")
-    stored = read_json(path / JSON_NAME)
-    if stored.get("format") != FORMAT:
-        raise DamagedArtifactError(f"{path / JSON_NAME} is of format {stored.get('format')!r}; this version reads format {FORMAT}")
-    tensors = read_tensors(path / TENSORS_NAME)
-    if stored.get("tensors") != file_digest(path / TENSORS_NAME):
-        raise DamagedArtifactError(f"{path}: {JSON_NAME} and {TENSORS_NAME} do not belong together, or one of them was altered")
+    path, stored = _read(folder)
+    tensors = read_tensors(_file_of(path / TENSORS_NAME, stored.get("tensors"), INTERPRETER_LIMIT))
     try:
         note = _check_classifier(path, stored["classifier"], model, insist)
         return _rebuild(stored, tensors.tensors, model, adapter, device, note)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if isinstance(error, ClassifierMismatchError | DamagedArtifactError):
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        if isinstance(error, ArtifactError):
             raise
         raise DamagedArtifactError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
@@ -114,12 +175,13 @@ def load_trained_classifier(folder: str | Path, model: nn.Module) -> None:
         NotAnArtifactError: the folder holds none, because its fit left the classifier as it was.
         DamagedArtifactError: they do not fit the model.
     """
-    path = artifact_folder(folder) / CLASSIFIER_NAME
-    if not path.exists():
+    path, stored_json = _read(folder)
+    digest, path = _digests(stored_json)[CLASSIFIER_NAME], path / CLASSIFIER_NAME
+    if digest is None and not path.exists():
         raise NotAnArtifactError(f"{path.parent} holds no {CLASSIFIER_NAME}: only a fit with joint=True saves the classifier")
-    stored = read_tensors(path).tensors
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    found = {name: value.shape for name, value in stored.items()}
+    stored = read_tensors(path if digest is None else _file_of(path, digest, TENSORS_LIMIT)).tensors
+    wanted = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    found = {name: (value.shape, value.dtype) for name, value in stored.items()}
     if wanted != found:
         different = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         raise DamagedArtifactError(f"{path} does not fit this {type(model).__qualname__}: {', '.join(different[:5])} differ")
@@ -172,53 +234,66 @@ def _rebuild(
     device: torch.device,
     note: tuple[str, ...],
 ) -> SavedExplainer:
-    layouts = tuple(TapLayout(**layout) for layout in stored["layouts"])
-    class_ids = None if stored["class_ids"] is None else tuple(stored["class_ids"])
-    view = ClassifierView(model, adapter, layouts, OUTPUT_KINDS[stored["output_kind"]], stored["num_outputs"], class_ids)
-    image_shape = _sizes(stored["image_shape"], 3)
-    num_attributes, config = _sizes([stored["num_attributes"]], 1)[0], _interpreter_config(stored["interpreter"])
+    layouts = tuple(_layout(layout) for layout in _list(stored["layouts"]))
+    resolve_layers(model, [layout.layer for layout in layouts])
+    num_outputs, num_attributes = _sizes([stored["num_outputs"], stored["num_attributes"]], 2)
+    class_ids = None if stored["class_ids"] is None else check_class_ids(_ints(stored["class_ids"]), num_outputs)
+    view = ClassifierView(model, adapter, layouts, OUTPUT_KINDS[stored["output_kind"]], num_outputs, class_ids)
+    image_shape, config = _sizes(stored["image_shape"], 3), record(InterpreterConfig, stored["interpreter"])
     with torch.device("meta"):  # sizes that the file only claims cost no memory
         interpreter = Interpreter(view.tap_shapes, image_shape, num_attributes, view.num_classes, config)
-    _fill(interpreter, {name.removeprefix("interpreter."): value for name, value in tensors.items() if name.startswith("interpreter.")})
-    names = tuple(str(name) for name in stored["class_names"])
-    class_means = tensors["class_means"]
+    _check_numbers(tensors)
+    parts = {name.removeprefix("interpreter."): value for name, value in tensors.items() if name.startswith("interpreter.")}
+    interpreter.load_state_dict(parts, assign=True)
+    names, class_means = _texts(stored["class_names"]), tensors["class_means"]
     if len(names) != view.num_classes or class_means.shape != (view.num_classes, image_shape[0], *interpreter.decoder.resolution):
         raise ValueError(
             f"{len(names)} class names and class means of shape {tuple(class_means.shape)} do not fit {view.num_classes} classes"
         )
-    told = stored["normalization"]
-    normalization = Normalization(tuple(told["mean"]), tuple(told["std"]), told["estimated"])
     fitted = FittedInterpreter(
         view,
         interpreter.to(device).eval().requires_grad_(False),
         image_shape,
-        normalization,
+        record(Normalization, stored["normalization"]),
         names,
         class_means.to(device),
-        (*map(str, stored["notes"]), *note),
+        (*_texts(stored["notes"]), *note),
         bool(stored["classifier"].get("trained", False)),
     )
     return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]))
 
 
-def _fill(interpreter: Interpreter, tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
     unusable = [name for name, value in tensors.items() if value.dtype is not torch.float32 or not value.isfinite().all()]
     if unusable:
-        raise ValueError(f"expected finite float32 tensors, these are not: {unusable}")
-    interpreter.load_state_dict(tensors, assign=True)
+        raise ValueError(f"expected finite float32 tensors, these are not: {unusable[:5]}")
+
+
+def _layout(stored: Any) -> TapLayout:
+    layout = record(TapLayout, stored)
+    _sizes([layout.channels, layout.height, layout.width, layout.calls, layout.prefix + 1], 5)
+    return layout
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {str(value)[:100]}")
+    return value
 
 
 def _sizes(values: Any, count: int) -> Any:
-    if len(values) != count or not all(type(value) is int and 0 < value <= 2**20 for value in values):
-        raise ValueError(f"expected {count} sizes between 1 and {2**20}, got {values!r}")
+    if len(_list(values)) != count or not all(type(value) is int and 0 < value <= 2**20 for value in values):
+        raise ValueError(f"expected {count} sizes between 1 and {2**20}, got {str(values)[:100]}")
     return tuple(values)
 
 
-def _interpreter_config(stored: Mapping[str, Any]) -> InterpreterConfig:
-    decoder = stored["decoder"]
-    channels = None if decoder["channels"] is None else tuple(decoder["channels"])
-    parts = {
-        "attributes": AttributeNetworkConfig(**stored["attributes"]),
-        "decoder": DecoderConfig(**{**decoder, "channels": channels}),
-    }
-    return InterpreterConfig(**{**stored, **parts})
+def _ints(values: Any) -> tuple[int, ...]:
+    if not all(type(value) is int for value in _list(values)):
+        raise TypeError(f"expected whole numbers, got {str(values)[:100]}")
+    return tuple(values)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not all(type(value) is str for value in _list(values)):
+        raise TypeError(f"expected texts, got {str(values)[:100]}")
+    return tuple(values)

@@ -25,7 +25,7 @@ from .explainer import FlintExplainer
 from .figures import save as save_figure
 from .learning.losses import LossWeights
 from .sources.options import LISTS, ClassifierOptions, ReadingOptions, SavedOptions
-from .sources.pictures import ImageForm, LabelledPictures, PictureDataset, open_data, open_picture
+from .sources.pictures import ImageForm, LabelledPictures, PictureDataset, ReadablePictures, open_data, open_picture
 from .storage import writable_folder, write_json
 
 BATCH_SIZE = 64
@@ -72,6 +72,7 @@ def fit(
     checkpoint_dir: Path | None = None,
     resume: bool = False,
     loss: LossWeights | None = None,
+    skip_unreadable: bool = False,
 ) -> None:
     """Fit an interpreter to a classifier, which stays as it is, and save it.
 
@@ -86,14 +87,16 @@ def fit(
         checkpoint_dir: folder to keep the state after every epoch in.
         resume: go on from there.
         loss: weights of the loss terms.
+        skip_unreadable: leave out pictures that cannot be read and say which, rather than stopping at the first.
     """
     model = classifier.build()
     form, pictures = reading.form(model), open_data(data, "train")
     explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.device)
     num_classes = _print_layers(explainer)
-    judged = None if validation is None else _loader(open_data(validation, "test"), form, num_classes)
+    judged = None if validation is None else _loader(open_data(validation, "test"), form, num_classes, skip=skip_unreadable)
+    learnt = _loader(pictures, form, num_classes, shuffle=True, skip=skip_unreadable)
     history = explainer.fit(
-        _loader(pictures, form, num_classes, shuffle=True),
+        learnt,
         validation=judged,
         max_steps=max_steps,
         seed=seed,
@@ -106,18 +109,24 @@ def fit(
     save_figure(history.plot(), folder / "history.png")
     print(f"\n{history[-1]}", *[] if judged is None else ["", explainer.evaluate(judged)], sep="\n")
     print(f"\nthe interpreter and history.png are in {folder}")
+    _say_what_was_skipped(learnt, judged)
 
 
-def evaluate(classifier: ClassifierOptions, saved: SavedOptions, *, data: str, json: Path | None = None) -> None:
+def evaluate(
+    classifier: ClassifierOptions, saved: SavedOptions, *, data: str, json: Path | None = None, skip_unreadable: bool = False
+) -> None:
     """Say how far a saved interpreter is to be trusted, best on pictures that it has not seen.
 
     Args:
         data: pictures, as for fit (test/ or val/ in the folder is taken, where there is one).
         json: file to write the figures into.
+        skip_unreadable: see fit.
     """
     explainer, form = saved.load(classifier)
-    evaluation = explainer.evaluate(_loader(open_data(data, "test"), form, explainer.fitted.view.num_classes))
+    judged = _loader(open_data(data, "test"), form, explainer.fitted.view.num_classes, skip=skip_unreadable)
+    evaluation = explainer.evaluate(judged)
     print(evaluation)
+    _say_what_was_skipped(judged)
     if json is not None:
         write_json(json, evaluation.to_dict())
 
@@ -178,6 +187,7 @@ def report(
     output: Path = Path("flint-report.html"),
     budget_seconds: float = 240.0,
     title: str | None = None,
+    skip_unreadable: bool = False,
 ) -> None:
     """Make one HTML file, pictures and all, for someone who was not there when the classifier was trained.
 
@@ -186,21 +196,33 @@ def report(
         output: file to write.
         budget_seconds: for all of it; pictures of attributes are drawn by falling relevance until it is spent.
         title: of the page.
+        skip_unreadable: see fit.
     """
     explainer, form = saved.load(classifier)
-    pictures = _loader(open_data(data, "test"), form, explainer.fitted.view.num_classes)
+    pictures = _loader(open_data(data, "test"), form, explainer.fitted.view.num_classes, skip=skip_unreadable)
     written = explainer.report(output, pictures, budget_seconds=budget_seconds, title=title, data_name=data, progress=_on_terminal())
     print(f"the report is {written} ({written.stat().st_size / 2**20:.1f} MB)")
+    _say_what_was_skipped(pictures)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain, report)}
 
 
-def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False) -> DataLoader[Any]:
+def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False, skip: bool = False) -> DataLoader[Any]:
     labelled = len(pictures.classes) == num_classes
     if not labelled:
         _say(f"labels are left out: the data has {len(pictures.classes)} classes, {num_classes} are explained (--classes chooses them)")
-    return DataLoader(PictureDataset(pictures, form, labelled=labelled), BATCH_SIZE, shuffle=shuffle)
+    if not skip:
+        return DataLoader(PictureDataset(pictures, form, labelled=labelled), BATCH_SIZE, shuffle=shuffle)
+    readable = ReadablePictures(pictures, form, labelled=labelled)
+    return DataLoader(readable, BATCH_SIZE, shuffle=shuffle, collate_fn=readable.collate)
+
+
+def _say_what_was_skipped(*loaders: DataLoader[Any] | None) -> None:
+    for loader in loaders:
+        skipped = loader.dataset.skipped if loader and isinstance(loader.dataset, ReadablePictures) else {}
+        if skipped:
+            _say(f"{len(skipped)} pictures could not be read and were left out: {'; '.join(sorted(skipped.values())[:10])}")
 
 
 def _print_layers(explainer: FlintExplainer) -> int:

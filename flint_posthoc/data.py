@@ -72,8 +72,8 @@ def batches(
     for index, item in enumerate(readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
-        images = _checked_images(raw_images, expected, place)
-        if len(images):
+        if not (raw_images.dim() == 4 and len(raw_images) == 0):
+            images = _checked_images(raw_images, expected, place)
             empty = False
             expected = (images.shape[1], images.shape[2], images.shape[3])
             checked = LABEL_POLICIES[labels](raw_labels, len(images), num_classes, place)
@@ -102,6 +102,16 @@ def first_images(data: Data, limit: int = BATCH_SIZE) -> Images:
         return next(batches(data, device="cpu", labels="ignored")).images[:limit]
 
 
+def look_at(data: Data, image_shape: ImageShape, num_classes: int, labels: Labels = "optional") -> None:
+    """Raise now whatever ``batches`` would raise for the first batch; what can be read only once is left alone.
+
+    The global random state stays as it is.
+    """
+    if not is_one_shot(data):
+        with preserved_random_state():
+            next(batches(data, device="cpu", image_shape=image_shape, num_classes=num_classes, labels=labels))
+
+
 class FirstPass:
     """One pass over ``data`` whose first batch can be looked at before: nothing is read twice. Iterate it once.
 
@@ -110,7 +120,11 @@ class FirstPass:
 
     def __init__(self, data: Data) -> None:
         self._rest = readable(iterable(data))
-        self._head = list(islice(self._rest, 1))
+        self._head = list[Any]()
+        for item in self._rest:
+            self._head.append(item)
+            if len(_unpack(item, f"batch {len(self._head) - 1}")[0]):
+                break
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
     def require_labels(self, num_classes: int) -> None:

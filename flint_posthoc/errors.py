@@ -85,12 +85,24 @@ class LabelRangeError(DataError):
     """A label is not a class of the classifier."""
 
 
+class UnreadablePictureError(DataError):
+    """A file is no picture, is damaged, or would take too much memory; the message names the file."""
+
+
+class MemoryExhaustedError(FlintError, MemoryError):
+    """The memory does not suffice, and nothing smaller could be tried; the message says what would fit."""
+
+
 class NotFitted(FlintError, RuntimeError):
     """The explainer was asked for something before ``fit`` or ``from_pretrained``."""
 
 
 class TrainingDivergedError(FlintError, ArithmeticError):
     """A loss term became NaN or infinite; the message names it."""
+
+
+class NonFiniteResultError(FlintError, ArithmeticError):
+    """The interpreter answers with NaN or infinity: its weights are spoilt, or the images are far from all that it has seen."""
 
 
 class ArtifactError(FlintError, OSError):
@@ -107,6 +119,10 @@ class DamagedArtifactError(ArtifactError):
 
 class DiskSpaceError(ArtifactError):
     """The disk has not the room that is needed, or is full."""
+
+
+class FolderInUseError(ArtifactError):
+    """Another process writes into the folder."""
 
 
 class ClassifierMismatchError(ArtifactError, ValueError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from .arrays import Images
 from .artifact import SavedExplainer, load, load_trained_classifier, local_folder, save, upload
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
-from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unwrap
-from .data import Data, FirstPass
+from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
+from .data import Data, FirstPass, look_at, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
-from .evaluation.selection import Selection, sweep_sizes
+from .evaluation.selection import Selection, check_sizes, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
@@ -28,9 +30,11 @@ from .learning.keeping import own_images, with_progress
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
+from .memory import said_in_words
 from .processes import alone, from_main, is_main, together
 from .splitting import own_part
 
+_SHORT_OF_MEMORY = partial(said_in_words, "the fit", "keep activations on disk (cache='disk'), tap later layers, or read smaller batches")
 JOINT_NOTE = "the classifier was trained together with its interpreter"
 
 
@@ -210,7 +214,7 @@ class FlintExplainer(Explanations):
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        with together(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
+        with together(), _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
             torch.manual_seed(settings.seed)  # of a shuffling loader too
             first_pass, shown = FirstPass(own_part(data).needed()), progress and is_main()
             start = None if self._saved is None else self.interpreter
@@ -218,6 +222,8 @@ class FlintExplainer(Explanations):
             prepared = self._prepare(from_main(lambda: first_pass.images))
             if self.joint:
                 first_pass.require_labels(prepared.view.num_classes)
+            if validation is not None:
+                look_at(validation, prepared.image_shape, prepared.view.num_classes, "targets" if self.joint else "optional")
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(
@@ -248,7 +254,7 @@ class FlintExplainer(Explanations):
             DataError: empty or malformed data.  DiskSpaceError: not enough room.
             ArtifactError: ``folder`` cannot be written, or holds a whole cache.  ConfigurationError: an unknown precision.
         """
-        with together(), no_trace(self.model), learning_mode():
+        with together(), _SHORT_OF_MEMORY(), no_trace(self.model), learning_mode():
             first_pass = FirstPass(own_part(data).needed())
             prepared = self._prepare(from_main(lambda: first_pass.images))
             as_run = "float32" if precision == "float32" else "auto"
@@ -263,6 +269,7 @@ class FlintExplainer(Explanations):
         Raises:
             DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
         """
+        check_sizes(sizes, folds, num_images(data))
         with alone():
             cache = self.cache(data, progress=progress)
             prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
@@ -304,10 +311,12 @@ class FlintExplainer(Explanations):
         """
         module = unwrap(model)
         adapter = adapter or find_adapter(module)
-        if load_classifier:
-            load_trained_classifier(local_folder(folder), module)
-        with no_trace(module):
-            saved = load(local_folder(folder), module, adapter, check_device(module), insist=allow_other_classifier)
+        path = local_folder(folder)
+        with unchanged_on_error(module) if load_classifier else nullcontext():
+            if load_classifier:
+                load_trained_classifier(path, module)
+            with no_trace(module):
+                saved = load(path, module, adapter, check_device(module), insist=allow_other_classifier)
         fitted = saved.fitted
         explainer = cls(
             module,

@@ -151,7 +151,7 @@ class Explanations:
     def reconstruct(self, images: Tensor) -> Images:
         """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
         fitted = self.fitted
-        attributes = next(fitted.read([images])).attributes
+        attributes = fitted.read_together(images).attributes
         return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
 
     # ---- how far to trust it? ----
@@ -187,6 +187,7 @@ class Explanations:
             train: what they learn from, best what the interpreter was fitted on.  data: what all are judged on.
             independent: a network trained on the labels that never saw f: two good classifiers agree anyway, and this says how far.
         """
+        self.fitted.look_at(data)
         return compare_baselines(self.fitted, train, data, independent=independent, seed=seed)
 
     def disagreement(self, train: Data, data: Data, *, outside: Data | None = None) -> Disagreement:
@@ -195,6 +196,7 @@ class Explanations:
         Args:
             train: what the depths are learnt from.  data: what is judged.  outside: images of another kind, of the same shape.
         """
+        self.fitted.look_at(data, outside)
         return analyse_disagreement(self.fitted, learn_trust(self.fitted, train), data, outside=outside)
 
     def stability(self, others: Sequence[Explanations], data: Data) -> Stability:
@@ -208,6 +210,7 @@ class Explanations:
             train: images that the attributes' patterns at the taps, and an NMF dictionary to compare with, are learnt from; ``None``:
                 ``data``, which is then read twice.
         """
+        self.fitted.look_at(data)
         return measure_faithfulness(self.fitted, data, train=train)
 
     def report(

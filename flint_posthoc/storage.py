@@ -6,25 +6,34 @@ Nothing here unpickles, and no path that stands in a file is ever opened.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from types import NoneType, UnionType
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .errors import ArtifactError, DamagedArtifactError, NotAnArtifactError
+from .errors import ArtifactError, DamagedArtifactError, DiskSpaceError, NotAnArtifactError
 
 JSON_LIMIT = 64 * 2**20  # bytes
 TENSORS_LIMIT = 16 * 2**30  # bytes
 JSON_DEPTH = 64  # nested lists and objects
+JSON_ITEMS = 2**22  # values, each of which takes some hundred bytes once it is read
+LIST_LIMIT = 1024  # entries of a list in a record
+JSON_DIGITS = 18  # of a whole number: what fits 64 bits
+HEADER_LIMIT = 16 * 2**20  # bytes that say what is in a safetensors file
 _CHUNK = 2**22  # elements of a parameter that are brought to the CPU at once
 
 StrPath = str | os.PathLike[str]
@@ -52,20 +61,59 @@ def writable_folder(path: StrPath) -> Path:
     return folder
 
 
+def existing_file(path: StrPath, limit: int) -> Path:
+    """``path`` if it is a regular file of at most ``limit`` bytes. Raises ``NotAnArtifactError``, ``DamagedArtifactError``."""
+    file = Path(path)
+    if not file.exists():
+        raise NotAnArtifactError(f"{file} does not exist")
+    if not file.is_file():
+        raise DamagedArtifactError(f"{file} is damaged: expected a regular file")
+    if file.stat().st_size > limit:
+        raise DamagedArtifactError(f"{file} is too large: {file.stat().st_size} bytes, at most {limit} are read")
+    return file
+
+
 def write_bytes(path: StrPath, content: bytes) -> None:
-    """Replace the file by ``content`` at once. Raises ``ArtifactError``, and then the old file still stands."""
+    """Replace the file by ``content`` at once; what writers that were killed left of it goes.
+
+    Raises ``DiskSpaceError``, ``ArtifactError``, and then the old file still stands.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_bytes(content)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        remove_left_over(path)
+        temporary, file = _temporary(path)
+        try:
+            with file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        raise cannot_write(path, error) from error
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose writers are gone. Raises ``OSError`` where its folder cannot be read."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for name in filter(ours.fullmatch, os.listdir(path.parent)):
+        with contextlib.suppress(OSError):  # somebody else's, in use, or just gone
+            descriptor = os.open(path.with_name(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.with_name(name).unlink()
+            finally:
+                os.close(descriptor)
+
+
+def cannot_write(path: StrPath, error: OSError) -> ArtifactError:
+    """What the system said while ``path`` was written, as an error of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskSpaceError(f"{path} cannot be written, the disk is full: {error}")
+    return ArtifactError(f"{path} cannot be written: {error}")
 
 
 def write_json(path: StrPath, value: Mapping[str, Any]) -> None:
@@ -83,15 +131,58 @@ def read_json(path: StrPath, limit: int = JSON_LIMIT) -> dict[str, Any]:
     Raises ``NotAnArtifactError`` where there is no such file, ``DamagedArtifactError`` where it is too large, malformed, nested
     deeper than ``JSON_DEPTH``, holds NaN or infinity, or is not an object.
     """
-    file = _existing_file(path, limit)
+    file = existing_file(path, limit)
     try:
-        value = json.loads(file.read_bytes(), parse_constant=_refuse, parse_float=_finite)
-        _check_depth(value)
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise DamagedArtifactError(f"{file} is damaged: {error}") from error
+
+
+def parse_json(text: bytes | str) -> dict[str, Any]:
+    """The JSON object in ``text``.
+
+    Raises ``ValueError`` where it is malformed, no object, nested deeper than ``JSON_DEPTH``, holds more than ``JSON_ITEMS`` values, a
+    name twice, NaN, infinity or a whole number beyond 64 bits.
+    """
+    raw = text.encode() if isinstance(text, str) else text
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > JSON_ITEMS:
+        raise ValueError(f"more than {JSON_ITEMS} values")
+    try:
+        value = json.loads(raw, parse_constant=_refuse, parse_float=_finite, parse_int=_bounded, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {JSON_DEPTH}") from error
+    _check_depth(value)
     if not isinstance(value, dict):
-        raise DamagedArtifactError(f"{file} is damaged: expected a JSON object, got {type(value).__name__}")
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
+
+
+Record = TypeVar("Record")
+
+
+def record(kind: type[Record], stored: Any) -> Record:
+    """A dataclass from a JSON object whose values have the types that its fields declare.
+
+    Raises ``TypeError`` for other fields and types, ``ValueError`` for lists of more than ``LIST_LIMIT`` entries and what ``kind`` refuses.
+    """
+    if not isinstance(stored, dict):
+        raise TypeError(f"expected the fields of {kind.__name__}, got {str(stored)[:100]}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _typed(value, hints.get(name, NoneType), f"{kind.__name__}.{name}") for name, value in stored.items()})
+
+
+def _typed(value: Any, hint: Any, place: str) -> Any:
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for one in allowed:
+        if isinstance(one, type) and is_dataclass(one) and isinstance(value, dict):
+            return record(one, value)
+        if get_origin(one) is tuple and isinstance(value, list):
+            if len(value) > LIST_LIMIT:
+                raise ValueError(f"{place} has {len(value)} entries, at most {LIST_LIMIT} are read")
+            return tuple(_typed(entry, get_args(one)[0], place) for entry in value)
+        if type(value) is one or (one is float and type(value) is int):
+            return value
+    raise TypeError(f"{place} is {str(value)[:100]}, expected {hint}")
 
 
 class StoredTensors(NamedTuple):
@@ -115,8 +206,9 @@ def read_tensors(path: StrPath, limit: int = TENSORS_LIMIT) -> StoredTensors:
 
     Raises ``NotAnArtifactError`` where there is no such file, ``DamagedArtifactError`` where it is too large, truncated or untrue.
     """
-    file = _existing_file(path, limit)
+    file = existing_file(path, limit)
     try:
+        _check_header(file)
         with safe_open(file, framework="pt", device="cpu") as opened:
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
             return StoredTensors(tensors, dict(opened.metadata() or {}))
@@ -164,6 +256,25 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
+def _temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside ``path`` that nobody else will take for left over while it is open."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = open(temporary, "xb")  # noqa: SIM115 (the caller's)
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever taken for left over
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # somebody was faster than the lock
+
+
+def _check_header(file: Path) -> None:
+    with open(file, "rb") as opened:
+        told = int.from_bytes(opened.read(8), "little")
+    if told > HEADER_LIMIT:
+        raise ValueError(f"its header claims {told} bytes, at most {HEADER_LIMIT} are read")
+
+
 def _flush(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -173,17 +284,6 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _existing_file(path: StrPath, limit: int) -> Path:
-    file = Path(path)
-    if not file.exists():
-        raise NotAnArtifactError(f"{file} does not exist")
-    if not file.is_file():
-        raise DamagedArtifactError(f"{file} is damaged: expected a regular file")
-    if file.stat().st_size > limit:
-        raise DamagedArtifactError(f"{file} is too large: {file.stat().st_size} bytes, at most {limit} are read")
-    return file
-
-
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
 
@@ -191,6 +291,19 @@ def _refuse(constant: str) -> NoReturn:
 def _finite(digits: str) -> float:
     value = float(digits)
     return value if math.isfinite(value) else _refuse(digits)
+
+
+def _bounded(digits: str) -> int:
+    if len(digits.removeprefix("-")) > JSON_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits, at most {JSON_DIGITS} are read")
+    return int(digits)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object gives one name twice")
+    return found
 
 
 def _check_depth(value: object) -> None:

@@ -14,9 +14,8 @@ import small
 import torch
 from torch import nn
 
-import flint_posthoc.storage
-from flint_posthoc import FlintExplainer
-from flint_posthoc.artifact import JSON_NAME, TENSORS_NAME
+from flint_posthoc import FlintExplainer, storage
+from flint_posthoc.artifact import INTERPRETER_LIMIT, JSON_NAME, TENSORS_NAME
 from flint_posthoc.errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, NotAnArtifactError, NotFitted
 from flint_posthoc.storage import file_digest, read_tensors, write_tensors
 
@@ -179,10 +178,10 @@ def test_a_damaged_artefact_is_refused(explain: FlintExplainer, folder: Path, da
     assert small.Tiny.calls == calls
 
 
-@pytest.mark.parametrize(("name", "limit"), [(JSON_NAME, "JSON_LIMIT"), (TENSORS_NAME, "TENSORS_LIMIT")])
-def test_a_file_that_is_too_large_is_not_read(explain: FlintExplainer, folder: Path, name: str, limit: str) -> None:
+@pytest.mark.parametrize(("name", "limit"), [(JSON_NAME, storage.JSON_LIMIT), (TENSORS_NAME, INTERPRETER_LIMIT)])
+def test_a_file_that_is_too_large_is_not_read(explain: FlintExplainer, folder: Path, name: str, limit: int) -> None:
     with open(folder / name, "ab") as file:
-        file.truncate(getattr(flint_posthoc.storage, limit) + 1)  # sparse: nothing is written
+        file.truncate(limit + 1)  # sparse: nothing is written
     with pytest.raises(DamagedArtifactError, match=f"{name} is too large"):
         FlintExplainer.from_pretrained(folder, explain.model)
 

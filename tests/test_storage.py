@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flint_posthoc import storage
-from flint_posthoc.errors import ArtifactError, DamagedArtifactError, NotAnArtifactError
+from flint_posthoc.errors import ArtifactError, DamagedArtifactError, DiskSpaceError, NotAnArtifactError
 
 TENSORS = {
     "half": torch.arange(6, dtype=torch.bfloat16).view(2, 3),
@@ -85,7 +85,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactError, match=r"file cannot be written: .*No space left"):
+    with pytest.raises(DiskSpaceError, match=r"file cannot be written, the disk is full: .*No space left"):
         write(path)
     assert os.listdir(tmp_path) == ["file"]
     assert path.read_bytes() == b"old"

@@ -36,6 +36,8 @@ class Normalization:
             raise ConfigurationError(f"Normalization needs one mean and one std a channel, got {len(self.mean)} and {len(self.std)}")
         if not all(value > 0 for value in self.std):
             raise ConfigurationError(f"Normalization's std must be positive, got {self.std}")
+        if not all(abs(value) < 1e12 for value in (*self.mean, *self.std)) or min(self.std) < 1e-12:
+            raise ConfigurationError(f"Normalization's mean and std must be numbers that pixels can be scaled by, got {self}")
 
     @classmethod
     def from_range(cls, low: Sequence[float], high: Sequence[float]) -> Normalization:

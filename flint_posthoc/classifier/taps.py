@@ -172,6 +172,17 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
         process.restore()
 
 
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Parameters and buffers get their values back if the body raises."""
+    start = TensorState([*model.parameters(), *model.buffers()])
+    try:
+        yield
+    except BaseException:
+        start.restore()
+        raise
+
+
 def _unfreeze(parameters: Sequence[Tensor]) -> None:
     learnable = [parameter for parameter in parameters if parameter.is_floating_point()]
     all_frozen = not any(parameter.requires_grad for parameter in learnable)

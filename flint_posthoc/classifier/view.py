@@ -55,7 +55,7 @@ class OpenView:
         """A full forward pass; logits and activations come out in float32.
 
         Raises:
-            ClassifierOutputError: logits are not finite.
+            ClassifierOutputError: logits or activations are not finite.
         """
         with self._lowered(images):
             result = self._run(self._laid_out(images))
@@ -63,7 +63,12 @@ class OpenView:
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
             raise ClassifierOutputError(f"the classifier's logits are not finite for {int((~finite).sum())} of {len(images)} images")
-        return ViewPass(_floats(result.activations), self._view.restrict(logits), self._view.inside(logits))
+        activations = _floats(result.activations)
+        for layer, maps in zip(self._view.layers, activations, strict=True):
+            if not maps.detach().sum().isfinite() and not maps.isfinite().all():  # a sum is cheap, and may overflow
+                spoilt = int((~maps.isfinite()).flatten(1).any(dim=1).sum())
+                raise ClassifierOutputError(f"the output of layer {layer!r} is not finite for {spoilt} of {len(images)} images")
+        return ViewPass(activations, self._view.restrict(logits), self._view.inside(logits))
 
     def activations(self, images: Images) -> Activations:
         """The tapped activations alone; the pass stops at the deepest tap."""

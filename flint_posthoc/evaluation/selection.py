@@ -168,6 +168,14 @@ def _fold(
     return _held_out(fitted, (cache.select(index).to(device) for index in held_out.split(BATCH)))
 
 
+def check_sizes(sizes: Sequence[int], folds: int, images: int | None) -> None:
+    """Raise ``ConfigurationError`` unless each size can be fitted once a fold; ``images``: how many there are, where that is known."""
+    if not sizes or min(sizes) < 1 or len(set(sizes)) != len(sizes):
+        raise ConfigurationError(f"sizes must be different numbers of attributes, each at least 1, got {list(sizes)}")
+    if folds < 2 or (images is not None and folds > images):
+        raise ConfigurationError(f"folds must be at least 2 and at most the {images} cached images, got {folds}")
+
+
 def sweep_sizes(
     prepared: PreparedClassifier,
     cache: ActivationCache,
@@ -190,10 +198,7 @@ def sweep_sizes(
         ConfigurationError: no size, one below 1 or twice, fewer than two folds, more folds than images, or a cache of another layer or
             resolution. ClassifierMismatchError: a cache of another classifier.
     """
-    if not sizes or min(sizes) < 1 or len(set(sizes)) != len(sizes):
-        raise ConfigurationError(f"sizes must be different numbers of attributes, each at least 1, got {list(sizes)}")
-    if not 2 <= folds <= len(cache):
-        raise ConfigurationError(f"folds must be at least 2 and at most the {len(cache)} cached images, got {folds}")
+    check_sizes(sizes, folds, len(cache))
     if not 0 <= tolerance < 1:
         raise ConfigurationError(f"tolerance must be in [0, 1), a share of images, got {tolerance}")
     parts, place = folds_of(len(cache), folds, seed), torch.device(device)

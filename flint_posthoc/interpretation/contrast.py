@@ -52,7 +52,7 @@ def contrast(fitted: FittedInterpreter, images: Tensor, attributes: int | Sequen
     Raises:
         ConfigurationError: an attribute that does not exist, or another number of them than images. ImageShapeError.
     """
-    batch = next(fitted.read([images]))
+    batch = fitted.read_together(images)
     chosen = attribute_of_each(attributes, len(batch.images), fitted.interpreter.num_attributes).to(batch.attributes.device)
     silenced = batch.attributes.scatter(1, chosen[:, None], 0.0)
     whole, without = (fitted.normalization.denormalize(fitted.interpreter.decoder(phi)) for phi in (batch.attributes, silenced))

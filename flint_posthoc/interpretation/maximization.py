@@ -17,6 +17,7 @@ from ..classifier.adapter import Normalization
 from ..errors import ConfigurationError
 from ..figures import Figure, as_arrays, maximization_rows
 from ..interpreter.fitted import FittedInterpreter
+from ..memory import Halving
 from ..precision import autocast
 from .ascent import TINY_IMAGE, MaximizationSettings, Objective, Units, ascend, preset_for, total_variation
 from .targets import attribute_of_each
@@ -123,8 +124,8 @@ def maximize(
         raise ConfigurationError(f"start must be one of {sorted(STARTS)}, got {start!r}")
     (checked,) = fitted.batches([images])
     chosen = attribute_of_each(attributes, len(checked.images), fitted.interpreter.num_attributes).to(fitted.device)
-    parts = zip(checked.images.split(settings.batch_size), chosen.split(settings.batch_size), strict=True)
-    drawn = [_maximize(fitted, part, wanted, settings, start) for part, wanted in parts]
+    halving = Halving("drawing attributes from", settings.batch_size)
+    drawn = list(halving.parts(lambda part: _maximize(fitted, checked.images[part], chosen[part], settings, start), len(chosen)))
     names = [name for name in Maximization.__dataclass_fields__ if name not in ("objective", "settings")]
     joined = {name: torch.cat([getattr(part, name) for part in drawn]) for name in names}
     return Maximization(**joined, objective=torch.cat([part.objective for part in drawn], dim=1), settings=settings)

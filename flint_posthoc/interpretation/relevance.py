@@ -17,6 +17,7 @@ from ..errors import ClassSelectionError, ConfigurationError
 from ..figures import Figure, as_html, local_interpretation, relevance_heatmap, shorten
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import bias_share, contributions, explained, relevance
+from ..memory import said_in_words
 from ..processes import rank, sum_, together
 from ..splitting import own_part
 from .reservoir import RelevanceReservoir
@@ -272,7 +273,8 @@ def _null(value: float) -> float | None:
 
 def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str | int | Tensor) -> LocalInterpretation:
     """Why these predictions? ``images`` (B, channels, H, W) as the classifier sees them; ``for_class`` as in ``explained_classes``."""
-    batch = next(fitted.read([images]))
+    with said_in_words("the explanation", "explain fewer images at once"):
+        batch = fitted.read_together(images)
     kind = fitted.view.kind
     classes = explained_classes(
         for_class, kind=kind, classifier_logits=batch.classifier_logits, interpreter_logits=batch.interpreter_logits

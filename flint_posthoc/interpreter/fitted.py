@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
-from ..classifier.view import ClassifierView, ViewPass
-from ..data import Batch, Data, Labels, batches
+from ..classifier.view import ClassifierView, OpenView
+from ..data import Batch, Data, Labels, batches, look_at
+from ..errors import NonFiniteResultError
+from ..memory import Halving
 from ..splitting import Part
 from .interpreter import Interpreter
 
@@ -64,18 +67,45 @@ class FittedInterpreter:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
         return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=labels)
 
+    def look_at(self, *sources: Data | None) -> None:
+        """Raise now what reading the first batch of each would raise: before a long pass over something else."""
+        for data in sources:
+            if data is not None:
+                look_at(data, self.image_shape, self.view.num_classes)
+
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:
-        """One pass of f and g over ``data``, in f's own precision."""
+        """One pass of f and g over ``data``, in f's own precision. Where the memory is short a batch comes in parts."""
+        halving = Halving("explaining")
         with self.view.frozen() as run:
             for batch in self.batches(data, labels):
-                yield self._read(batch, run(batch.images))
+                yield from halving.parts(partial(self._read, batch, run), len(batch.images))
 
     def read_own(self, part: Part, labels: Labels = "optional") -> Iterator[ReadBatch]:
         """The same over this process's part of data; nothing where that is empty."""
         return iter(()) if part.empty else self.read(part.data, labels)
 
-    def _read(self, batch: Batch, passed: ViewPass) -> ReadBatch:
+    @torch.no_grad()
+    def read_together(self, images: Tensor) -> ReadBatch:
+        """The same of one batch, in one piece, without the activations, which are the largest part of it."""
+        parts = [part._replace(activations=()) for part in self.read([images])]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _read(self, whole: Batch, run: OpenView, part: slice) -> ReadBatch:
+        batch = Batch(whole.images[part], None if whole.labels is None else whole.labels[part])
+        passed = run(batch.images)
         attributes, logits = self.interpreter.explain(passed.activations)
+        finite = logits.isfinite().all(dim=1) & attributes.isfinite().all(dim=1)
+        if not finite.all():
+            raise NonFiniteResultError(f"the interpreter's answer is not finite for {int((~finite).sum())} of {len(logits)} images")
         agrees = self.view.kind.agreement(passed.logits, logits) & passed.inside
         return ReadBatch(batch.images, batch.labels, passed.activations, attributes, passed.logits, logits, passed.inside, agrees)
+
+
+def _joined(parts: Sequence[ReadBatch]) -> ReadBatch:
+    def together(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    labels = None if parts[0].labels is None else together("labels")
+    names = ("attributes", "classifier_logits", "interpreter_logits", "inside", "agrees")
+    return ReadBatch(together("images"), labels, (), *map(together, names))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..arrays import Activations, Images, Logits
-from ..classifier.view import ClassifierView
+from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, Labels, batches, class_of
 from ..errors import EmptyDataError
 from ..measures import area_resize
+from ..memory import Halving
 from ..processes import gather, size, sum_
 from ..splitting import own_slices
 
@@ -50,6 +52,15 @@ class LearningBatch(NamedTuple):
     def none(self) -> LearningBatch:
         """Of the same shapes, without any image."""
         return self.rows(slice(0, 0))
+
+    @classmethod
+    def joined(cls, parts: Sequence[LearningBatch]) -> LearningBatch:
+        """The images of all parts."""
+        if len(parts) == 1:
+            return parts[0]
+        maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
+        logits, target, classes = (torch.cat(column) for column in zip(*(part[1:4] for part in parts), strict=True))
+        return cls(maps, logits, target, classes)
 
     def rows(self, index: Tensor | slice) -> LearningBatch:
         """The images at ``index``, in that order; maps keep their memory format."""
@@ -91,11 +102,17 @@ class Preparation(NamedTuple):
     @torch.no_grad()
     def passes(self, data: Data) -> Iterator[LearningBatch]:
         """One pass of the frozen f over ``data``."""
+        halving = Halving("the classifier's pass over")
         with self.view.frozen(bfloat16=self.bfloat16) as run:
             for batch in self.read(data):
-                result = run(batch.images)
-                classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels)
-                yield LearningBatch(self.reduce(result.activations), result.logits, area_resize(batch.images, self.resolution), classes)
+                parts = halving.parts(partial(self._passed, batch, run), len(batch.images))
+                yield LearningBatch.joined(list(parts))
+
+    def _passed(self, batch: Batch, run: OpenView, part: slice) -> LearningBatch:
+        images = batch.images[part]
+        result = run(images)
+        classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels[part])
+        return LearningBatch(self.reduce(result.activations), result.logits, area_resize(images, self.resolution), classes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ClassifierMismatchError, DamagedArtifactError
+from ..locking import locked
 from ..processes import from_main
-from ..storage import read_tensors, write_tensors
+from ..storage import parse_json, read_tensors, writable_folder, write_tensors
 from .history import FitHistory
 
-FILE_NAME = "fit-checkpoint.safetensors"
+FILE_NAME, LOCK_NAME = "fit-checkpoint.safetensors", "fit.lock"
 FORMAT = 1
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | Path | None) -> Iterator[None]:
+    """While this lasts no other process fits into ``folder``, if there is one. It is made if it is not there.
+
+    Raises:
+        FolderInUseError: another process does.  ArtifactError: it cannot be written to.
+    """
+    if folder is None:
+        yield
+        return
+    with locked(writable_folder(folder) / LOCK_NAME, "fits into"):
+        yield
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -27,9 +44,15 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     """Raises ``KeyError`` or ``ValueError`` unless there is a state for every parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {index: {name: tensors[f"optimizer.{index}.{name}"] for name in ADAM_STATE} for index in range(len(parameters))}
-    if any(state[index]["exp_avg"].shape != parameter.shape for index, parameter in enumerate(parameters)):
-        raise ValueError("the optimiser's state is of other shapes")
+    for index, parameter in enumerate(parameters):
+        shapes = [state[index][name].shape for name in ADAM_STATE]
+        if shapes != [torch.Size(), parameter.shape, parameter.shape]:
+            raise ValueError("the optimiser's state is of other shapes")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -47,7 +70,7 @@ class FitCheckpoint:
     """Where a fit's state after its last whole epoch stands.
 
     Args:
-        folder: made if it is not there.
+        folder: one that this process is ``alone_in``.
         identity: what must be the same for a fit to go on: settings, shapes, the classifier's fingerprint.
     """
 
@@ -71,7 +94,6 @@ class FitCheckpoint:
             | {f"best.{name}": value for name, value in (best or {}).items()}
         )
         metadata = {"format": str(FORMAT), "identity": json.dumps(self.identity, sort_keys=True), "history": json.dumps(history.to_dict())}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(self.path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor) -> Restored:
@@ -87,18 +109,26 @@ class FitCheckpoint:
         tensors, metadata = stored
         self._check_identity(metadata)
         try:
+            best = _below("best.", tensors)
+            if best and {name: value.shape for name, value in best.items()} != _shapes(module):
+                raise ValueError("the best weights are of other shapes")
+            if tensors["silent_steps"].shape != silent_steps.shape:
+                raise ValueError("the counts of silent steps are of another number of attributes")
+            history = FitHistory.from_dict(parse_json(metadata["history"]))
             module.load_state_dict(_below("module.", tensors))
             _restore_optimizer(optimizer, tensors)
             silent_steps.copy_(tensors["silent_steps"])
-            return Restored(FitHistory.from_dict(json.loads(metadata["history"])), _below("best.", tensors) or None)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            return Restored(history, best or None)
+        except (LookupError, ValueError, TypeError, RuntimeError) as error:
             raise DamagedArtifactError(f"{self.path} is no whole fit checkpoint: {error}") from error
 
     def _check_identity(self, metadata: dict[str, str]) -> None:
         try:
-            saved = json.loads(metadata["identity"])
+            saved = parse_json(metadata["identity"])
         except (KeyError, ValueError) as error:
             raise DamagedArtifactError(f"{self.path} is no fit checkpoint: {error}") from error
+        if metadata.get("format") != str(FORMAT):
+            raise DamagedArtifactError(f"{self.path} is of format {metadata.get('format', '')[:50]!r}; this version reads format {FORMAT}")
         different = sorted(name for name in {*saved, *self.identity} if saved.get(name) != self.identity.get(name))
         if different:
             seen = ", ".join(f"{name} (saved {saved.get(name)!r}, now {self.identity.get(name)!r})" for name in different)

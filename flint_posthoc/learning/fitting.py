@@ -25,7 +25,7 @@ from ..splitting import num_batches, own_part
 from ..storage import fingerprint
 from .batches import LearningBatch, LiveBatches, Preparation, Survey
 from .caching.cache import ActivationCache, CachedBatches
-from .checkpoint import FitCheckpoint
+from .checkpoint import FitCheckpoint, alone_in
 from .history import AccuracyAccount, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities
 from .keeping import CACHES, Reading, kept
@@ -101,7 +101,8 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     torch.manual_seed(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
-    history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
+    with alone_in(request.checkpoint_dir):
+        history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
     if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()
     return FitResult(interpreter.eval().requires_grad_(False), survey, history)

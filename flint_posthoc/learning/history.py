@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..figures import Figure, fit_history
+from ..storage import record
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,14 @@ class FitHistory:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> FitHistory:
-        """The inverse of ``to_dict``. Raises ``TypeError`` for unknown fields."""
+        """The inverse of ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
+        if not isinstance(stored, dict) or not isinstance(stored["records"], list) or not isinstance(stored["notes"], list):
+            raise TypeError(f"expected the history of a fit, got {str(stored)[:100]}")
+        if not all(isinstance(note, str) for note in stored["notes"]):
+            raise TypeError("a note of a fit's history is no text")
         told = stored.get("account")
-        account = None if told is None else AccuracyAccount(**told)
-        return cls(tuple(EpochRecord(**record) for record in stored["records"]), tuple(stored["notes"]), account)
+        account = None if told is None else record(AccuracyAccount, told)
+        return cls(tuple(record(EpochRecord, entry) for entry in stored["records"]), tuple(stored["notes"]), account)
 
     def plot(self) -> Figure:
         """Fidelity, KL divergence, reconstruction and the parts of L_cd over epochs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from ..data import Data, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning
+from ..memory import free_memory
 from ..processes import gather, local_size, share
 from ..splitting import is_stream
 from .batches import LearningBatch, Preparation
@@ -85,7 +85,7 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
 def _automatic(reading: Reading) -> Kept:
     """Where there is room for all in every process."""
     images, processes_here = reading.images or 0, local_size()
-    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * _free_memory() / processes_here
+    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * free_memory() / processes_here
     if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading)
     place = temporary_place()
@@ -128,7 +128,3 @@ def _warned_of_augmentation(reading: Reading) -> bool:
         stacklevel=2,
     )
     return True
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

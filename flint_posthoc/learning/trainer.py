@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..classifier.adapter import OutputKind
-from ..errors import ConfigurationError, EmptyDataError, TrainingDivergedError
+from ..errors import ConfigurationError, EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
+from ..memory import is_exhausted, most_that_fit
 from ..precision import autocast
 from ..processes import average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, minimum_, rank, sum_
 from .batches import LearningBatch
@@ -230,7 +231,8 @@ class Trainer:
         start, first_step, revived, means = time.perf_counter(), self.step, 0, _RunningMeans()
         self.interpreter.train()
         for batch, images in in_step(self.source.epoch(number), LearningBatch.images, LearningBatch.none):
-            means.add(self._step(batch, images, total, number + (self.step - first_step) / per_epoch))
+            with self._memory_in_words(batch):
+                means.add(self._step(batch, images, total, number + (self.step - first_step) / per_epoch))
             bar.update()
             if self.step % CHECK_EVERY == 0:
                 revived += self._look(batch, means, bar, number)
@@ -260,6 +262,25 @@ class Trainer:
             **({} if self.classifier is None else {"prediction": prediction, "accuracy": accuracy}),
             seconds=time.perf_counter() - start,
         )
+
+    @contextlib.contextmanager
+    def _memory_in_words(self, batch: LearningBatch) -> Iterator[None]:
+        """Raises ``MemoryExhaustedError`` with the size of a mini-batch that would fit."""
+        try:
+            yield
+            return
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+            said = error
+
+        def tried(rows: int) -> None:
+            part = batch.rows(slice(0, rows))
+            self._loss(self.interpreter(part.activations), part, self.weights).total.backward()
+
+        fitting = most_that_fit(tried, len(batch.logits)) if batch.prediction is None else len(batch.logits) // 2
+        advice = f"batch_size={fitting} {'would' if batch.prediction is None else 'may'} fit" if fitting else "tap later layers"
+        raise MemoryExhaustedError(f"the memory does not suffice for a mini-batch of {len(batch.logits)} images; {advice}") from said
 
     def _step(self, batch: LearningBatch, images: int, total: int, epoch: float) -> Tensor:
         """One optimiser step on ``batch``, this process's part of a mini-batch of ``images``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +14,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from ..classifier.adapter import Normalization
-from ..errors import DataError, EmptyDataError
+from ..errors import DataError, EmptyDataError, UnreadablePictureError
 
+PIXELS = 2**27  # of a picture, at most: more would be unpacked into gigabytes
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # what the library knows beyond these may start programs (EPS)
+_UNREADABLE = (  # what it raises for damaged files, beside its own kinds
+    OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error, zlib.error, MemoryError,
+    Image.DecompressionBombError,
+)  # fmt: skip
 SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 
 
@@ -64,18 +73,52 @@ class PictureDataset(Dataset[Any]):
         try:
             picture, label = self.source[index]
             image = self.form(picture)
-        except OSError as error:
-            raise DataError(f"picture {index} of the data cannot be read: {error}") from error
+        except _UNREADABLE as error:
+            raise UnreadablePictureError(f"picture {index} of the data cannot be read: {_reason(error)}") from error
         return (image, label) if self.labelled else image
 
 
+class ReadablePictures(PictureDataset):
+    """The same without the pictures that cannot be read, for a loader whose ``collate_fn`` is ``collate``.
+
+    Attributes:
+        skipped: what was said of each, by its index; of a loader with worker processes it stays empty.
+    """
+
+    def __init__(self, source: LabelledPictures, form: ImageForm, *, labelled: bool) -> None:
+        super().__init__(source, form, labelled=labelled)
+        self.skipped: dict[int, str] = {}
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return super().__getitem__(index)
+        except UnreadablePictureError as error:
+            self.skipped[index] = str(error)
+            return None
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """A batch of those that could be read; a batch without images where there is none."""
+        readable = [item for item in items if item is not None]
+        return default_collate(readable) if readable else torch.empty(0, *(self.form.shape or (1, 1, 1)))
+
+
 def open_picture(path: str | Path) -> Image.Image:
-    """The picture in a file. Raises ``DataError``."""
+    """The picture in a file of one of the ``FORMATS``. Raises ``UnreadablePictureError``, of too many pixels before they are unpacked."""
     try:
-        with Image.open(path) as picture:
-            return picture.copy()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # PIXELS is the limit here
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > PIXELS:
+                    raise UnreadablePictureError(f"{path} has {picture.width} × {picture.height} pixels; at most {PIXELS:,} are read")
+                return picture.copy()
+    except UnreadablePictureError:
+        raise
+    except _UNREADABLE as error:
+        raise UnreadablePictureError(f"{path} cannot be read as a picture: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__)[:300]
 
 
 def open_data(name: str, split: str) -> LabelledPictures:

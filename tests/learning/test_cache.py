@@ -99,7 +99,7 @@ def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
 
 
 def test_too_little_room_anywhere_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
     monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
     data = Counted()
     with pytest.warns(FlintWarning, match=r"the activations of 40 images need .* and on disk .* are free in"):
@@ -116,7 +116,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
     monkeypatch.setattr(keeping, "in_memory", lambda folder: False)
     data = Counted()
     history = small.explainer().fit(batched(data), epochs=3, progress=False)
@@ -126,7 +126,7 @@ def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_a_disk_that_is_memory_does_not_help(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    monkeypatch.setattr(keeping, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
     monkeypatch.setattr(keeping, "in_memory", lambda folder: True)
     with pytest.warns(FlintWarning, match="the classifier runs in every epoch instead"):
         small.explainer().fit(batched(Counted()), epochs=1, progress=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...arrays import Images
 from ...errors import AttributionError
+from ...memory import Halving
 from .guidance import PixelPath, trace
 from .layered import hide, unfold
 from .requirements import lrp_types, neither, never, no_epsilon_rule, no_maps, no_rescale_rule, unguided
@@ -158,11 +159,9 @@ def pixel_maps(request: Request, name: str, images: Images, targets: Tensor) -> 
     with method.opened(request) as network:
         algorithm = method.build(getattr(captum.attr, method.captum), network, request)
         explain = (_smoothed if settings.smooth_samples else _plainly)(algorithm, method, request)
-        parts = zip(images.split(size), targets.to(images.device).split(size), strict=True)
+        halving, targets = Halving("attribution to pixels of", size), targets.to(images.device)
         try:
-            maps = torch.cat([explain(part, target).detach() for part, target in parts])
-        except torch.OutOfMemoryError:
-            raise
+            maps = torch.cat(list(halving.parts(lambda part: explain(images[part], targets[part]).detach(), len(images))))
         except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
             raise AttributionError(f"Captum's {method.captum} fails on this network: {error}; try another method") from error
     return maps.float() if maps.shape[2:] == images.shape[2:] else F.interpolate(maps.float(), images.shape[2:], mode="bilinear")

@@ -180,11 +180,11 @@ def compare_with(
             f"{fitted.view.num_classes} and {other.view.num_classes} classes, {fitted.image_shape} and {other.image_shape}, {candidates}"
         )
     pixels = checked_images(fitted, images)
-    batch = next(fitted.read([pixels]))
+    batch = fitted.read_together(pixels)
     classes = target_of_each(fitted, len(pixels), None, fitted.view.kind.prediction(batch.interpreter_logits), "interpreter")
     first = target_of_each(fitted, len(pixels), batch.attributes.argmax(dim=1), None, "interpreter")
     most = min(candidates, other.interpreter.num_attributes)
-    rivals = next(other.read([pixels])).attributes.topk(most, dim=1).indices.T
+    rivals = other.read_together(pixels).attributes.topk(most, dim=1).indices.T
     scores: dict[str, tuple[SanityScore, ...]] = {}
     refused, background = {}, {}
     for method in map(checked_name, methods or METHODS):

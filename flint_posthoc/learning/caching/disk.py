@@ -12,16 +12,18 @@ from typing import NamedTuple
 import torch
 
 from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
+from ...locking import locked
 from ...processes import gather
 from ...storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
 from ..batches import LearningBatch, Survey, SurveySums
 from .components import Components
-from .folder import locked, occupied_bytes, remove_cache, require_space, writing
+from .folder import LOCK_NAME, occupied_bytes, remove_cache, require_space, writing
 from .layout import Narrowing, RowLayout, half_precision, raw
 from .manifest import FORMAT, NAME, SUMMARY_NAME, Manifest, StoredFile, read_manifest, write_manifest
 from .rows import RowsOnDisk
 from .shards import ShardReader, ShardWriter, digest_of
 
+SUMMARY_LIMIT = 2 * 2**30  # bytes
 _MEANS = "class_means"
 
 
@@ -62,7 +64,7 @@ def write_cache(
         DiskSpaceError: before the first batch is read, or later.  EmptyDataError: there is no batch.
     """
     folder = writable_folder(path)
-    with locked(folder):
+    with locked(folder / LOCK_NAME, "writes a cache into"):
         if not overwrite:
             _refuse_whole(folder, origin)
         require_space(folder, needed - occupied_bytes(folder), "the activations")
@@ -140,7 +142,7 @@ def _read_summary(folder: Path, manifest: Manifest) -> tuple[Survey, Components 
     path, noted, shape = folder / SUMMARY_NAME, manifest.summary, (manifest.layout.classes, *manifest.layout.target)
     if not path.exists():
         raise DamagedArtifactError(f"{path} is missing")
-    tensors = read_tensors(path, limit=noted.nbytes).tensors
+    tensors = read_tensors(path, limit=min(noted.nbytes, SUMMARY_LIMIT)).tensors
     means = tensors.pop(_MEANS, None)
     if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or _stored(path) != noted:
         raise DamagedArtifactError(f"{path} is damaged: it is not what was noted when it was written")

@@ -38,9 +38,7 @@ class RowsInMemory:
         parts = list(passes)
         if not parts:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
-        maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
-        logits, target, classes = (torch.cat(column) for column in zip(*(part[1:4] for part in parts), strict=True))
-        return cls(LearningBatch(maps, logits, target, classes), RowLayout.of(parts[0], precision))
+        return cls(LearningBatch.joined(parts), RowLayout.of(parts[0], precision))
 
     def __len__(self) -> int:
         return len(self.stored.logits)

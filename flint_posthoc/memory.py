@@ -1,0 +1,111 @@
+"""What to do where the memory does not suffice: take smaller parts, or say in words how many would fit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from .errors import FlintWarning, MemoryExhaustedError
+
+Part = TypeVar("Part")
+_SAYINGS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc", "std::bad_alloc")
+_CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))  # of versions 2 and 1
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether memory, of the machine or of a device, was asked for in vain; CPU allocators say so in words alone."""
+    if isinstance(error, MemoryExhaustedError):  # smaller parts were tried
+        return False
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(saying in said for saying in _SAYINGS)
+    )
+
+
+class Halving:
+    """Takes a batch in parts that fit the memory: whole, or where it runs out in halves. What fitted is remembered for the next batch.
+
+    Args:
+        what: is done, in words: "explaining".
+        most: images that are taken together at first; ``None``: all.
+    """
+
+    def __init__(self, what: str, most: int | None = None) -> None:
+        self.what, self.most = what, most
+
+    def parts(self, run: Callable[[slice], Part], count: int) -> Iterator[Part]:
+        """``run`` over consecutive parts of ``count`` images. Raises ``MemoryExhaustedError`` where one image alone is too many."""
+        done = 0
+        while done < count:
+            size = min(count - done, self.most or count)
+            try:
+                result = run(slice(done, done + size))
+            except Exception as error:
+                if not is_exhausted(error):
+                    raise
+                if size == 1:
+                    raise MemoryExhaustedError(f"the memory does not suffice for {self.what} one image: {_first_line(error)}") from error
+                self.most = size // 2
+            else:
+                done += size
+                yield result
+                continue
+            warnings.warn(
+                f"the memory did not suffice for {self.what} {size} images at once; trying {self.most}", FlintWarning, stacklevel=3
+            )
+            _give_back()
+
+
+def most_that_fit(run: Callable[[int], object], count: int) -> int:
+    """The largest of ``count`` / 2, / 4, … for which ``run`` finds the memory that it needs; 0 for none."""
+    while count := count // 2:
+        _give_back()
+        try:
+            run(count)
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+        else:
+            return count
+    return 0
+
+
+@contextlib.contextmanager
+def said_in_words(what: str, advice: str) -> Iterator[None]:
+    """Memory that is asked for in vain in the body becomes ``MemoryExhaustedError``."""
+    try:
+        yield
+    except Exception as error:
+        if is_exhausted(error):
+            raise MemoryExhaustedError(f"the memory does not suffice for {what}: {_first_line(error)}; {advice}") from error
+        raise
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take, of the machine, of its container and of its own limit."""
+    rooms = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit, used in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such container; "max" is no number
+            rooms.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if own != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError):
+            rooms.append(own - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
+    return max(0, min(rooms))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
+
+
+def _give_back() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,137 @@
+"""Files of pictures: what is damaged, or would unpack into gigabytes, is named, or left out and counted on request."""
+
+import contextlib
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from flint_posthoc.classifier.adapter import Normalization
+from flint_posthoc.cli import main
+from flint_posthoc.data import FirstPass, batches
+from flint_posthoc.errors import UnreadablePictureError
+from flint_posthoc.sources.pictures import ImageForm, PictureDataset, ReadablePictures, open_data, open_picture
+
+FORM = ImageForm(Normalization((0.5,), (0.5,)), (3, 8, 8))
+BROKEN = {"cut.png": 45, "empty.jpg": 0, "header.png": 25}  # bytes that are left of a picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of five good pictures, and three broken ones among those of the first."""
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (12, 10), (40 * number, 20, 200)).save(tmp_path / name / f"{number}.png")
+    whole = (tmp_path / "ant" / "0.png").read_bytes()
+    for name, left in BROKEN.items():
+        (tmp_path / "ant" / name).write_bytes(whole[:left])
+    return tmp_path
+
+
+def png(width: int, height: int) -> bytes:
+    """A picture of so many pixels in a few bytes: a header, and a body that unpacks without end."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress(b"\0" * 2**20, 9)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(2**14, 2**14), (2**31 - 1, 2**31 - 1), (100_000, 2_000), (1, 2**30)])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "bomb.png").write_bytes(png(*size))
+    with pytest.raises(UnreadablePictureError, match=r"bomb.png (has .* pixels; at most 134,217,728 are read|cannot be read as a picture)"):
+        open_picture(tmp_path / "bomb.png")
+
+
+def test_a_large_photograph_is_no_bomb(tmp_path: Path) -> None:
+    Image.new("L", (10_000, 9_500)).save(tmp_path / "large.png")
+    assert open_picture(tmp_path / "large.png").size == (10_000, 9_500)
+
+
+def test_a_program_for_a_printer_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "evil.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnreadablePictureError, match=r"evil.jpg cannot be read as a picture"):
+        open_picture(tmp_path / "evil.jpg")
+
+
+@given(st.data())
+def test_no_damage_to_a_picture_escapes_the_typed_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))
+    path = tmp_path_factory.mktemp("damaged") / "picture"
+    Image.linear_gradient("L").resize((16, 16)).convert("RGB").save(path, kind)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(UnreadablePictureError):
+        assert FORM(open_picture(path)).shape == FORM.shape
+
+
+def test_the_first_broken_picture_is_named(folder: Path) -> None:
+    loader = DataLoader(PictureDataset(open_data(str(folder), "train"), FORM, labelled=True), batch_size=4)
+    with pytest.raises(UnreadablePictureError, match=r"picture 5 of the data cannot be read: .*ant/cut.png cannot be read as a picture"):
+        list(batches(loader, device="cpu"))
+
+
+def test_broken_pictures_are_left_out_and_counted_on_request(folder: Path) -> None:
+    readable = ReadablePictures(open_data(str(folder), "train"), FORM, labelled=True)
+    found = list(batches(DataLoader(readable, batch_size=3, collate_fn=readable.collate), device="cpu"))
+    assert torch.cat([batch.labels for batch in found]).tolist() == [0] * 5 + [1] * 5  # type: ignore[misc]
+    assert sorted(readable.skipped) == [5, 6, 7]
+    assert all(any(name in said for said in readable.skipped.values()) for name in BROKEN)
+
+
+def test_a_batch_of_broken_pictures_alone_is_passed_over_also_at_the_beginning(folder: Path) -> None:
+    readable = ReadablePictures(open_data(str(folder), "train"), ImageForm(FORM.normalization), labelled=False)
+    loader = DataLoader(readable, batch_size=1, sampler=[5, 6, 0, 7, 1], collate_fn=readable.collate)
+    first = FirstPass(loader)
+    assert first.images.shape == (1, 3, 10, 12)
+    assert sum(len(batch.images) for batch in batches(first, device="cpu")) == 2
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_command_line_skips_on_request_and_says_what(
+    folder: Path, skip: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", "torchvision:squeezenet1_1", "--model-args", '{"num_classes": 2}', "--weights", str(tmp_path / "w.safetensors")]
+    from safetensors.torch import save_file
+    from torchvision.models import squeezenet1_1
+
+    save_file(squeezenet1_1(num_classes=2).state_dict(), tmp_path / "w.safetensors")
+    options = [
+        "--data",
+        str(folder),
+        "--size",
+        "64",
+        "--mean",
+        "0.5",
+        "0.5",
+        "0.5",
+        "--std",
+        "0.5",
+        "0.5",
+        "0.5",
+        "--max-steps",
+        "2",
+        "--num-attributes",
+        "3",
+    ]
+    code = main(["fit", *model, *options, "--output", str(tmp_path / "out"), *(["--skip-unreadable=true"] if skip else [])])
+    said = capsys.readouterr().err
+    assert code == (0 if skip else 2), said
+    assert ("3 pictures could not be read and were left out: picture 5 of the data cannot be read" in said) is skip
+    assert ("ant/cut.png cannot be read as a picture" in said) or not skip
