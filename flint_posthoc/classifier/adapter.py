@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -130,7 +130,7 @@ class TapLayout:
     "vector" (B, C).
     ``prefix`` counts class, distillation and register tokens, which have no place in the image and are left out.
     ``calls`` is how often the layer fires in one forward pass (the last call is taken); ``overwritten`` says that a later
-    in-place operation writes into its output, so that a copy has to be taken.
+    in-place operation writes into its output, so that a copy has to be taken; ``item`` is the place of the tensor among several.
     """
 
     layer: str
@@ -141,6 +141,7 @@ class TapLayout:
     prefix: int = 0
     calls: int = 1
     overwritten: bool = False
+    item: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,24 @@ class Suggestion:
     reason: str
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that stands for ``output``: itself, a dict's ``logits`` or ``last_hidden_state``, else the first one inside."""
+MAIN_KEYS = ("logits", "last_hidden_state")  # under which a dict or a dataclass keeps what it is about
+
+
+def tensors_in(output: Any) -> tuple[Tensor, ...]:
+    """The tensors inside what a module returned, in order; those under ``MAIN_KEYS`` of a dict or dataclass come first."""
     if isinstance(output, Tensor):
-        return output
+        return (output,)
+    if is_dataclass(output) and not isinstance(output, Mapping | type):
+        output = {entry.name: getattr(output, entry.name) for entry in fields(output)}
     if isinstance(output, Mapping):
-        named = (output[key] for key in ("logits", "last_hidden_state") if isinstance(output.get(key), Tensor))
-        output = (*named, *output.values())
-    if isinstance(output, list | tuple):
-        return next((tensor for tensor in map(first_tensor, output) if tensor is not None), None)
-    return None
+        main = [output[key] for key in MAIN_KEYS if key in output]
+        output = [*main, *(value for key, value in output.items() if key not in MAIN_KEYS)]
+    return tuple(tensor for value in output for tensor in tensors_in(value)) if isinstance(output, list | tuple) else ()
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for ``output``."""
+    return next(iter(tensors_in(output)), None)
 
 
 class ModelAdapter(abc.ABC):
@@ -178,9 +187,13 @@ class ModelAdapter(abc.ABC):
     def matches(self, model: nn.Module) -> bool:
         """Whether this adapter knows the family of ``model``. Must not import the family's library."""
 
-    def raw(self, output: Any) -> Tensor | None:
-        """The tensor that stands for what a layer or the model returned."""
-        return first_tensor(output)
+    def tensors(self, output: Any) -> tuple[Tensor, ...]:
+        """The tensors in what a layer or the model returned; the first one of the model's stands for it."""
+        return tensors_in(output)
+
+    def raw(self, output: Any, item: int = 0) -> Tensor | None:
+        """One of ``tensors``; ``None`` where there are not so many."""
+        return next(iter(self.tensors(output)[item:]), None)
 
     @abc.abstractmethod
     def logits(self, output: Any) -> Logits:
