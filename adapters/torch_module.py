@@ -176,8 +176,8 @@ class TorchModuleAdapter(ModelAdapter):
             return None
         form, tokens = ("tokens", raw.shape[1]) if raw.shape[0] == batch else ("tokens_first", raw.shape[0])
         prefix, height, width = _split_tokens(tokens, aspect, self.prefix_tokens(model))
-        channels_first = isinstance(list(model.get_submodule(layer).modules())[-1], nn.Conv1d | nn.BatchNorm1d)
-        if prefix <= MAX_PREFIX_TOKENS and not channels_first:
+        channels_first = any(isinstance(module, nn.Conv1d) for module in list(model.get_submodule(layer).modules())[-2:])  # and its norm
+        if height and prefix <= MAX_PREFIX_TOKENS and not channels_first:
             return TapLayout(layer, form, raw.shape[2], height, width, prefix=prefix)
         prefix, height, width = _split_tokens(raw.shape[2], aspect, None)
         if form == "tokens" and prefix == 0:
