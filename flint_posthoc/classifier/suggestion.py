@@ -163,7 +163,8 @@ class _Choice:
             if fitting:
                 return self._with_second(fitting[-1], candidates, words)
         raise LayerError(
-            "found no layer with spatial or token extent that reaches the logits; pass layers=[...] with names as in model.named_modules()"
+            "found no layer with spatial or token extent that reaches the logits; pass layers=[...] with names as in model.named_modules() "
+            "(quantised layers, reentrant checkpointing and torch.no_grad() in the model hide what lies before them)"
         )
 
     def _share(self, candidate: _Candidate) -> float:

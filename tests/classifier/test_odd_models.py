@@ -140,8 +140,7 @@ def with_auxiliary_logits() -> nn.Module:
 ODD: dict[str, Callable[[], nn.Module]] = {
     "shared module": ModuleCNN,
     "block called three times": Recurrent,
-    "checkpointed": lambda: Checkpointed(False),
-    "checkpointed, reentrant": lambda: Checkpointed(True),
+    "checkpointed": lambda: Checkpointed(reentrant=False),
     "complex, integer and bool buffers": Buffers,
     "tuple": lambda: wrapped(lambda logits, hidden: (logits, hidden)),
     "dict": lambda: wrapped(lambda logits, hidden: {"hidden": hidden, "logits": logits}),
@@ -164,7 +163,9 @@ def lazily() -> nn.Module:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature", "ignore:.*use_reentrant", "ignore:None of the inputs have requires_grad")
+@pytest.mark.filterwarnings(
+    "ignore:Lazy modules are a new feature", "ignore:.*use_reentrant", "ignore:None of the inputs have requires_grad"
+)
 @pytest.mark.parametrize("build", ODD.values(), ids=ODD)
 def test_it_works_and_leaves_no_trace(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = build()
@@ -183,3 +184,111 @@ def test_it_works_and_leaves_no_trace(build: Callable[[], nn.Module], tmp_path: 
     with torch.no_grad():
         answer = model.eval()(IMAGES.to(next(model.parameters()).dtype))
     torch.testing.assert_close(explain.adapter.logits(answer).float(), local.classifier_logits)
+
+
+class Functional(nn.Module):
+    """No layers at all: weights and functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.weight = nn.Parameter(torch.randn(6, 3, 5, 5)), nn.Parameter(torch.randn(CLASSES, 6))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.kernel).relu().amax((2, 3)) @ self.weight.T
+
+
+def test_a_network_of_functions_alone_has_no_layer_to_read() -> None:
+    model = Functional()
+    with left_alone(model), pytest.raises(LayerError, match=r"found no layer with spatial or token extent .* pass layers="):
+        FlintExplainer(model, input_size=(3, 32, 32))
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant", "ignore:None of the inputs have requires_grad")
+def test_layers_cut_off_from_gradients_are_refused_where_gradients_are_needed() -> None:
+    model = Checkpointed(reentrant=True)
+    with left_alone(model), pytest.raises(LayerError, match="quantised layers, reentrant checkpointing and .* hide what lies before"):
+        FlintExplainer(model, input_size=(3, 32, 32))
+    with left_alone(model):
+        explain = FlintExplainer(model, layers=["conv2"], num_attributes=3, config=small.CONFIG)
+        explain.fit(IMAGES, max_steps=4, progress=False)
+        assert explain(IMAGES).relevance.isfinite().all()
+        for draw in (lambda: explain.maximize(IMAGES[:1], 0, settings=FEW_STEPS), lambda: explain.attribution(IMAGES[:1], attribute=0)):
+            with pytest.raises(LayerError, match="no gradient comes from conv2 back to the images"):
+                draw()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_dynamically_quantised_classifier_is_read_before_its_quantised_layers(tmp_path: Path) -> None:
+    model = torch.ao.quantization.quantize_dynamic(SmallCNN().eval(), {nn.Linear}, dtype=torch.qint8)
+    with left_alone(model):
+        with pytest.raises(LayerError, match="quantised layers, reentrant checkpointing and .* hide what lies before"):
+            FlintExplainer(model, input_size=(3, 32, 32))
+        explain = FlintExplainer(model, layers=["conv2"], num_attributes=3, config=small.CONFIG)
+        explain.fit(IMAGES, max_steps=4, progress=False)
+        explain.maximize(IMAGES[:1], 0, settings=FEW_STEPS)
+        loaded = FlintExplainer.from_pretrained(explain.save_pretrained(tmp_path), model)
+        assert torch.equal(loaded(IMAGES).interpreter_logits, explain(IMAGES).interpreter_logits)
+
+
+def test_what_is_wrapped_is_read_inside_and_what_is_sharded_is_refused(tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        model = SmallCNN()
+        for wrapped_model in (nn.parallel.DistributedDataParallel(model), nn.DataParallel(model), torch.compile(model, backend="eager")):
+            with left_alone(model):
+                explain = FlintExplainer(wrapped_model, num_attributes=3, config=small.CONFIG)
+                explain.fit(IMAGES, max_steps=2, progress=False)
+            assert explain.model is model
+            assert explain.layers == ("conv2",)
+        sharded = fully_shard(SmallCNN(), mesh=distributed.device_mesh.init_device_mesh("cpu", (1,)))
+        with pytest.raises(UnsupportedClassifierError, match="weights are sharded over processes; gather them"):
+            FlintExplainer(sharded)
+    finally:
+        distributed.destroy_process_group()
+
+
+class Signal(nn.Module):
+    """Takes signals (B, channels, length)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv1d(2, 6, 5, stride=2), nn.Conv1d(6, 8, 5, stride=2)
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, signals: Tensor) -> Tensor:
+        return self.fc2(self.fc1(self.body(self.stem(signals).relu()).relu().amax(2)).relu())
+
+
+class AsImages(nn.Module):
+    """Signals in the shape of images (B, channels, 1, length)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.squeeze(2))
+
+
+def test_signals_are_refused_with_the_way_out_which_works() -> None:
+    signals = torch.randn(12, 2, 64)
+    with pytest.raises(ImageShapeError, match=r"of rank 3; expected rank 4, .*signals \(B, C, L\) go as \(B, C, 1, L\)"):
+        FlintExplainer(Signal(), layers=["body"]).fit(signals, progress=False)
+    model = AsImages(Signal())
+    with left_alone(model):
+        explain = FlintExplainer(model, num_attributes=3, config=small.CONFIG)
+        explain.fit(signals[:, :, None], max_steps=4, progress=False)
+        assert explain.attribution(signals[:1, :, None], attribute=0, settings=AttributionSettings(steps=4)).values.shape == (1, 2, 1, 64)
+        explain.maximize(signals[:1, :, None], 0, settings=FEW_STEPS)
+    (layout,) = explain.fitted.view.layouts
+    assert (layout.layer, layout.form, layout.channels, layout.height, layout.width) == ("model.body", "maps_flat", 8, 1, 13)
+
+
+def test_tokens_are_refused_with_what_is_missing() -> None:
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(80, CLASSES))
+    tokens = torch.randint(50, (12, 10))
+    with left_alone(model), pytest.raises((BatchFormatError, ImageShapeError), match="of rank 2; expected rank 4|integer"):
+        FlintExplainer(model, layers=["0"]).fit(tokens, progress=False)
