@@ -50,6 +50,11 @@ pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what doe
 report: $(TEST_INSTALLED)  ## the report on SqueezeNet, after imagenette, and the README's picture of it (5 minutes)
 	$(BIN)/python -m examples.report.run --data $(DATA)
 
+.PHONY: zoo
+zoo: $(INSTALLED)  ## every family of timm, torchvision and transformers through the whole course; a stopped run goes on where it was
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[transformers]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.zoo
+
 # --- the paper's experiments; stopped ones go on where they were; OUTPUT=folder that holds the networks ---
 
 OUTPUT ?= flint-paper

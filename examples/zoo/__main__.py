@@ -30,7 +30,6 @@ from .members import BUILDERS, Member, members
 from .table import page
 
 HERE = Path(__file__).parent
-MODELS_A_PROCESS = 6  # then a fresh one: whatever a model leaves in memory is gone
 
 
 def main() -> None:
@@ -83,9 +82,7 @@ def _members(output: Path, library: str) -> list[Member]:
 
 def _taken(waiting: Sequence[Member], output: Path, workers: int) -> Iterator[dict[str, Any]]:
     """Rows as they are done, each written before it is told."""
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,), max_tasks_per_child=MODELS_A_PROCESS)
-    with pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         running = {pool.submit(take, member, output / member.key): member for member in waiting}
         for done in as_completed(running):
             member = running[done]

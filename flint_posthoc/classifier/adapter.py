@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import ClassIndex, Images, Logits, PerImage, PerImageFlag, Scalar
-from ..errors import ConfigurationError, UnsupportedClassifierError
+from ..arrays import ClassIndex, Images, Logits, Members, PerImage, PerImageFlag, Scalar
+from ..errors import ClassifierOutputError, ConfigurationError, UnsupportedClassifierError
 
 ENTRY_POINTS = "flint_posthoc.adapters"
 
@@ -75,6 +75,19 @@ class OutputKind(Protocol):
         """Whether adding one number to all logits of an image changes nothing, so that h may be stored class-centred."""
         ...
 
+    @property
+    def one_label(self) -> bool:
+        """Whether an image has one class, so that labels are class numbers."""
+        ...
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        """One logit a class from the classifier's outputs."""
+        ...
+
+    def members(self, logits: Logits) -> Members:
+        """Which classes each image counts under."""
+        ...
+
     def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
         """H(p_target, p), natural logarithm, one value an image: equation L_of of the paper in the order -Σ p_f log p_g."""
         ...
@@ -102,6 +115,13 @@ class Categorical:
 
     name: str = "categorical"
     shift_invariant: bool = True
+    one_label: bool = True
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        return outputs
+
+    def members(self, logits: Logits) -> Members:
+        return F.one_hot(logits.argmax(dim=1), logits.shape[1]).bool()
 
     def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
         return -(target_logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
@@ -119,7 +139,60 @@ class Categorical:
         return F.cross_entropy(logits, labels)
 
 
-OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(),)}
+@dataclass(frozen=True)
+class Binary(Categorical):
+    """One logit z for yes against no: two classes with the logits -z/2 and z/2, whose softmax is (1 - sigmoid(z), sigmoid(z))."""
+
+    name: str = "binary"
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        if outputs.shape[1] != 1:
+            raise ClassifierOutputError(f"a binary classifier has one output, this one gave {tuple(outputs.shape)}")
+        return torch.cat([-outputs / 2, outputs / 2], dim=1)
+
+
+@dataclass(frozen=True)
+class Multilabel:
+    """C labels, each with a sigmoid of its own, of which an image may have several or none; L_of is summed over them.
+
+    Decisions agree where all labels do. Explained unless another one is asked for: the label with the largest logit.
+    """
+
+    name: str = "multilabel"
+    shift_invariant: bool = False
+    one_label: bool = False
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        return outputs
+
+    def members(self, logits: Logits) -> Members:
+        return logits > 0
+
+    def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
+        return F.binary_cross_entropy_with_logits(logits, target_logits.sigmoid(), reduction="none").sum(dim=1)
+
+    def entropy(self, logits: Logits) -> PerImage:
+        return self.cross_entropy(logits, logits)
+
+    def prediction(self, logits: Logits) -> ClassIndex:
+        return logits.argmax(dim=1)
+
+    def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
+        return ((first > 0) == (second > 0)).all(dim=1)
+
+    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+
+
+OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(), Binary(), Multilabel())}
+
+
+def kind_of(name: str | None, adapter: ModelAdapter, model: nn.Module, outputs: int) -> OutputKind:
+    """The kind called ``name``, else what the adapter says; a classifier with one output is binary. Raises ``ConfigurationError``."""
+    if name is not None and name not in OUTPUT_KINDS:
+        raise ConfigurationError(f"output_kind must be one of {', '.join(OUTPUT_KINDS)}, got {name!r}")
+    kind = adapter.output_kind(model) if name is None else OUTPUT_KINDS[name]
+    return OUTPUT_KINDS["binary"] if outputs == 1 and kind.name == "categorical" else kind
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def preflight(model: nn.Module, layers: Sequence[str], sample_images: Images, *,
     Raises:
         UnsupportedClassifierError, DevicePlacementError, LayerError: if the model or a layer cannot be read.
         ImageShapeError: if the model cannot take images of this shape.
-        ClassifierOutputError: if it returns no finite logits (B, C) with C > 1.
+        ClassifierOutputError: if it returns no finite logits (B, C).
     """
     model = unwrap(model)
     device = check_device(model)
@@ -116,9 +116,9 @@ class _DryRun:
         with recorded(self._model, self._observe) as self.recording:
             output = forward(self._model, self.images)
         logits = self._adapter.logits(output)
-        if len(logits) != len(self.images) or logits.shape[1] < 2:
+        if len(logits) != len(self.images) or logits.shape[1] < 1:
             raise ClassifierOutputError(
-                f"the classifier returned {tuple(logits.shape)} for {len(self.images)} images; allowed are logits (B, C), C > 1"
+                f"the classifier returned {tuple(logits.shape)} for {len(self.images)} images; allowed are logits (B, C), one row an image"
             )
         if not bool(logits.isfinite().all()):
             raise ClassifierOutputError(
@@ -196,7 +196,11 @@ def _classifier_warnings(run: _DryRun, logits: Logits) -> list[str]:
         warnings.append(
             "only linear layers lie between the deepest tap and the logits: the interpreter would merely copy them; tap an earlier layer"
         )
-    if bool((logits >= 0).all()) and torch.allclose(logits.float().sum(dim=1), logits.new_ones(len(logits)).float(), atol=1e-3):
+    if (
+        logits.shape[1] > 1
+        and bool((logits >= 0).all())
+        and torch.allclose(logits.float().sum(dim=1), logits.new_ones(len(logits)).float(), atol=1e-3)
+    ):
         warnings.append("the output looks like probabilities already; pass a classifier that returns logits (before softmax)")
     return warnings
 

@@ -237,9 +237,10 @@ class _Capture:
                 )
         found = tuple(maps for maps in self._maps if maps is not None)
         if images.requires_grad and torch.is_grad_enabled() and not any(maps.requires_grad for maps in found):
+            layers = ", ".join(layout.layer for layout in self._layouts)
             raise LayerError(
-                f"no gradient comes from {', '.join(layout.layer for layout in self._layouts)} back to the images: quantised layers, reentrant "
-                "checkpointing or a torch.no_grad() in the model cut it off; switch that off to draw or attribute"
+                f"no gradient comes from {layers} back to the images: quantised layers, reentrant checkpointing or torch.no_grad() in the "
+                "model cut it off; switch that off to draw or attribute"
             )
         return found
 

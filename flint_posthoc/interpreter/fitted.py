@@ -61,7 +61,8 @@ class FittedInterpreter:
 
     def batches(self, data: Data, labels: Labels = "optional") -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
-        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=labels)
+        read = self.view.labels(labels)
+        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=read)
 
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:

@@ -206,7 +206,7 @@ def test_a_network_of_functions_alone_has_no_layer_to_read() -> None:
 @pytest.mark.filterwarnings("ignore:.*use_reentrant", "ignore:None of the inputs have requires_grad")
 def test_layers_cut_off_from_gradients_are_refused_where_gradients_are_needed() -> None:
     model = Checkpointed(reentrant=True)
-    with left_alone(model), pytest.raises(LayerError, match="quantised layers, reentrant checkpointing and .* hide what lies before"):
+    with left_alone(model), pytest.raises(LayerError, match=r"quantised layers, reentrant checkpointing and .* hide what lies before"):
         FlintExplainer(model, input_size=(3, 32, 32))
     with left_alone(model):
         explain = FlintExplainer(model, layers=["conv2"], num_attributes=3, config=small.CONFIG)
@@ -221,7 +221,7 @@ def test_layers_cut_off_from_gradients_are_refused_where_gradients_are_needed() 
 def test_a_dynamically_quantised_classifier_is_read_before_its_quantised_layers(tmp_path: Path) -> None:
     model = torch.ao.quantization.quantize_dynamic(SmallCNN().eval(), {nn.Linear}, dtype=torch.qint8)
     with left_alone(model):
-        with pytest.raises(LayerError, match="quantised layers, reentrant checkpointing and .* hide what lies before"):
+        with pytest.raises(LayerError, match=r"quantised layers, reentrant checkpointing and .* hide what lies before"):
             FlintExplainer(model, input_size=(3, 32, 32))
         explain = FlintExplainer(model, layers=["conv2"], num_attributes=3, config=small.CONFIG)
         explain.fit(IMAGES, max_steps=4, progress=False)
@@ -290,5 +290,5 @@ def test_signals_are_refused_with_the_way_out_which_works() -> None:
 def test_tokens_are_refused_with_what_is_missing() -> None:
     model = nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(80, CLASSES))
     tokens = torch.randint(50, (12, 10))
-    with left_alone(model), pytest.raises((BatchFormatError, ImageShapeError), match="of rank 2; expected rank 4|integer"):
+    with left_alone(model), pytest.raises((BatchFormatError, ImageShapeError), match=r"of rank 2; expected rank 4|integer"):
         FlintExplainer(model, layers=["0"]).fit(tokens, progress=False)
