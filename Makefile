@@ -62,6 +62,11 @@ fuzz: $(TEST_INSTALLED)  ## 10,000 spoilt artefacts, caches and checkpoints, gui
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3' || echo "no atheris for this Python: chance alone chooses"
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m examples.mishaps.fuzz
 
+.PHONY: zoo
+zoo: $(INSTALLED)  ## every family of timm, torchvision and transformers through the whole course; a stopped run goes on where it was
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[transformers]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.zoo
+
 # --- the paper's experiments; stopped ones go on where they were; OUTPUT=folder that holds the networks ---
 
 OUTPUT ?= flint-paper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,20 +103,20 @@ class TorchModuleAdapter(ModelAdapter):
         return tensor
 
     def layout(self, layer: str, output: Any, images: Images, model: nn.Module) -> TapLayout:
-        """By the output's shape: which dimension is the batch, and which two have the image's aspect."""
-        tensor = self.raw(output)
-        readable = tensor is not None and tensor.is_floating_point() and tensor.numel() > 0
-        finder = self._finders().get(tensor.dim()) if readable and tensor is not None else None
-        layout = finder(layer, tensor, images, model) if finder and tensor is not None else None
-        if layout is None:
-            raise UnmappableActivationError(
-                f"no maps can be made of layer {layer!r}: for images {tuple(images.shape)} it puts out {described(output)}; {ALLOWED}"
-            )
-        return layout
+        """By the output's shape: which dimension is the batch, and which two have the image's aspect. Of several tensors the first fit."""
+        for item, tensor in enumerate(self.tensors(output)):
+            readable = tensor.is_floating_point() and tensor.numel() > 0
+            finder = self._finders().get(tensor.dim()) if readable else None
+            layout = finder(layer, tensor, images, model) if finder else None
+            if layout is not None:
+                return replace(layout, item=item)
+        raise UnmappableActivationError(
+            f"no maps can be made of layer {layer!r}: for images {tuple(images.shape)} it puts out {described(output)}; {ALLOWED}"
+        )
 
     def canonical(self, output: Any, layout: TapLayout) -> Tensor:
         """A view where that is possible. Raises ``UnmappableActivationError`` where ``output`` is not what ``layout`` describes."""
-        raw = self.raw(output)
+        raw = self.raw(output, layout.item)
         try:
             maps = _TO_MAPS[layout.form](raw, layout)  # type: ignore[arg-type]
         except (RuntimeError, IndexError, TypeError) as error:
@@ -175,7 +176,8 @@ class TorchModuleAdapter(ModelAdapter):
             return None
         form, tokens = ("tokens", raw.shape[1]) if raw.shape[0] == batch else ("tokens_first", raw.shape[0])
         prefix, height, width = _split_tokens(tokens, aspect, self.prefix_tokens(model))
-        if prefix <= MAX_PREFIX_TOKENS:
+        channels_first = any(isinstance(module, nn.Conv1d) for module in list(model.get_submodule(layer).modules())[-2:])  # and its norm
+        if height and prefix <= MAX_PREFIX_TOKENS and not channels_first:
             return TapLayout(layer, form, raw.shape[2], height, width, prefix=prefix)
         prefix, height, width = _split_tokens(raw.shape[2], aspect, None)
         if form == "tokens" and prefix == 0:

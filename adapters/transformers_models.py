@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from flint_posthoc.classifier.adapter import OUTPUT_KINDS, OutputKind
+
 from .torch_module import TorchModuleAdapter, comes_from
 
 
@@ -29,6 +31,11 @@ class TransformersAdapter(TorchModuleAdapter):
         if isinstance(size, int):
             return (channels, size, size)
         return (channels, int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+    def output_kind(self, model: nn.Module) -> OutputKind:
+        """By ``config.problem_type``."""
+        told = getattr(model.config, "problem_type", None)
+        return OUTPUT_KINDS["multilabel" if told == "multi_label_classification" else "categorical"]
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
         """``config.id2label`` in the order of its numbers, unless it holds the placeholders LABEL_0, LABEL_1, …"""

@@ -21,4 +21,5 @@ ClassIndex: TypeAlias = Int[Tensor, " b"]
 PerImage: TypeAlias = Float[Tensor, " b"]
 PerImageFlag: TypeAlias = Bool[Tensor, " b"]
 PerAttributeFlag: TypeAlias = Bool[Tensor, " attributes"]
+Members: TypeAlias = Bool[Tensor, "b classes"]  # which classes an image counts under
 Scalar: TypeAlias = Float[Tensor, ""]

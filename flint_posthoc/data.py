@@ -221,7 +221,8 @@ def _describe(item: Any) -> str:
 def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> Tensor:
     shape = tuple(images.shape)
     if images.dim() != 4:
-        raise ImageShapeError(f"{place}: images have shape {shape}, of rank {images.dim()}; expected rank 4, (B, C, H, W)")
+        hint = "; signals (B, C, L) go as (B, C, 1, L), with a module around the classifier that takes the axis out" * (images.dim() == 3)
+        raise ImageShapeError(f"{place}: images have shape {shape}, of rank {images.dim()}; expected rank 4, (B, C, H, W){hint}")
     if expected is not None and shape[1:] != tuple(expected):
         what = "channels" if shape[1] != expected[0] else "pixels"
         raise ImageShapeError(f"{place}: images have shape {shape}, with other {what} than expected: (B, {', '.join(map(str, expected))})")

@@ -58,6 +58,7 @@ class FlintExplainer(Explanations):
         joint: train the classifier too (by design); may be set later, and then starts from the fitted interpreter.
         adapter: what to know of the model's family; ``None``: the installed adapter that matches.
         config: sizes, loss weights, schedule and optimisation; presets are such values.
+        output_kind: "categorical", "binary" (one logit) or "multilabel" (a sigmoid a label); ``None``: by adapter; one output is binary.
 
     Raises:
         UnsupportedClassifierError, DevicePlacementError: the model cannot be read, or stands in two places.
@@ -79,6 +80,7 @@ class FlintExplainer(Explanations):
         joint: bool = False,
         adapter: ModelAdapter | None = None,
         config: FlintConfig | None = None,
+        output_kind: str | None = None,
     ) -> None:
         self.model = unwrap(model)
         self.device = check_device(self.model)
@@ -93,6 +95,7 @@ class FlintExplainer(Explanations):
             None if classes is None else tuple(classes),
             None if class_names is None else tuple(class_names),
             normalization,
+            output_kind,
         )
         self._prepared: PreparedClassifier | None = None
         self._saved: SavedExplainer | None = None
@@ -221,6 +224,8 @@ class FlintExplainer(Explanations):
             request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
             prepared = self._prepare(from_main(lambda: first_pass.images))
             if self.joint:
+                if not prepared.view.kind.one_label:
+                    raise ConfigurationError("joint=True needs one class an image; a multi-label classifier is explained post-hoc")
                 first_pass.require_labels(prepared.view.num_classes)
             if validation is not None:
                 look_at(validation, prepared.image_shape, prepared.view.num_classes, "targets" if self.joint else "optional")
@@ -327,6 +332,7 @@ class FlintExplainer(Explanations):
             normalization=None if fitted.normalization.estimated else fitted.normalization,
             adapter=adapter,
             config=FlintConfig(interpreter=fitted.interpreter.config),
+            output_kind=fitted.view.kind.name,
         )
         explainer._saved = saved
         return explainer if device is None else explainer.to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import ClassIndex, Images, Logits, PerImage, PerImageFlag, Scalar
-from ..errors import ConfigurationError, UnsupportedClassifierError
+from ..arrays import ClassIndex, Images, Logits, Members, PerImage, PerImageFlag, Scalar
+from ..errors import ClassifierOutputError, ConfigurationError, UnsupportedClassifierError
 
 ENTRY_POINTS = "flint_posthoc.adapters"
 
@@ -77,6 +77,19 @@ class OutputKind(Protocol):
         """Whether adding one number to all logits of an image changes nothing, so that h may be stored class-centred."""
         ...
 
+    @property
+    def one_label(self) -> bool:
+        """Whether an image has one class, so that labels are class numbers."""
+        ...
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        """One logit a class from the classifier's outputs."""
+        ...
+
+    def members(self, logits: Logits) -> Members:
+        """Which classes each image counts under."""
+        ...
+
     def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
         """H(p_target, p), natural logarithm, one value an image: equation L_of of the paper in the order -Σ p_f log p_g."""
         ...
@@ -104,6 +117,13 @@ class Categorical:
 
     name: str = "categorical"
     shift_invariant: bool = True
+    one_label: bool = True
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        return outputs
+
+    def members(self, logits: Logits) -> Members:
+        return F.one_hot(logits.argmax(dim=1), logits.shape[1]).bool()
 
     def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
         return -(target_logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
@@ -121,7 +141,60 @@ class Categorical:
         return F.cross_entropy(logits, labels)
 
 
-OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(),)}
+@dataclass(frozen=True)
+class Binary(Categorical):
+    """One logit z for yes against no: two classes with the logits -z/2 and z/2, whose softmax is (1 - sigmoid(z), sigmoid(z))."""
+
+    name: str = "binary"
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        if outputs.shape[1] != 1:
+            raise ClassifierOutputError(f"a binary classifier has one output, this one gave {tuple(outputs.shape)}")
+        return torch.cat([-outputs / 2, outputs / 2], dim=1)
+
+
+@dataclass(frozen=True)
+class Multilabel:
+    """C labels, each with a sigmoid of its own, of which an image may have several or none; L_of is summed over them.
+
+    Decisions agree where all labels do. Explained unless another one is asked for: the label with the largest logit.
+    """
+
+    name: str = "multilabel"
+    shift_invariant: bool = False
+    one_label: bool = False
+
+    def class_logits(self, outputs: Tensor) -> Logits:
+        return outputs
+
+    def members(self, logits: Logits) -> Members:
+        return logits > 0
+
+    def cross_entropy(self, target_logits: Logits, logits: Logits) -> PerImage:
+        return F.binary_cross_entropy_with_logits(logits, target_logits.sigmoid(), reduction="none").sum(dim=1)
+
+    def entropy(self, logits: Logits) -> PerImage:
+        return self.cross_entropy(logits, logits)
+
+    def prediction(self, logits: Logits) -> ClassIndex:
+        return logits.argmax(dim=1)
+
+    def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
+        return ((first > 0) == (second > 0)).all(dim=1)
+
+    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+
+
+OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(), Binary(), Multilabel())}
+
+
+def kind_of(name: str | None, adapter: ModelAdapter, model: nn.Module, outputs: int) -> OutputKind:
+    """The kind called ``name``, else what the adapter says; a classifier with one output is binary. Raises ``ConfigurationError``."""
+    if name is not None and name not in OUTPUT_KINDS:
+        raise ConfigurationError(f"output_kind must be one of {', '.join(OUTPUT_KINDS)}, got {name!r}")
+    kind = adapter.output_kind(model) if name is None else OUTPUT_KINDS[name]
+    return OUTPUT_KINDS["binary"] if outputs == 1 and kind.name == "categorical" else kind
 
 
 @dataclass(frozen=True)
@@ -132,7 +205,7 @@ class TapLayout:
     "vector" (B, C).
     ``prefix`` counts class, distillation and register tokens, which have no place in the image and are left out.
     ``calls`` is how often the layer fires in one forward pass (the last call is taken); ``overwritten`` says that a later
-    in-place operation writes into its output, so that a copy has to be taken.
+    in-place operation writes into its output, so that a copy has to be taken; ``item`` is the place of the tensor among several.
     """
 
     layer: str
@@ -143,6 +216,7 @@ class TapLayout:
     prefix: int = 0
     calls: int = 1
     overwritten: bool = False
+    item: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,16 +227,24 @@ class Suggestion:
     reason: str
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that stands for ``output``: itself, a dict's ``logits`` or ``last_hidden_state``, else the first one inside."""
+MAIN_KEYS = ("logits", "last_hidden_state")  # under which a dict or a dataclass keeps what it is about
+
+
+def tensors_in(output: Any) -> tuple[Tensor, ...]:
+    """The tensors inside what a module returned, in order; those under ``MAIN_KEYS`` of a dict or dataclass come first."""
     if isinstance(output, Tensor):
-        return output
+        return (output,)
+    if is_dataclass(output) and not isinstance(output, Mapping | type):
+        output = {entry.name: getattr(output, entry.name) for entry in fields(output)}
     if isinstance(output, Mapping):
-        named = (output[key] for key in ("logits", "last_hidden_state") if isinstance(output.get(key), Tensor))
-        output = (*named, *output.values())
-    if isinstance(output, list | tuple):
-        return next((tensor for tensor in map(first_tensor, output) if tensor is not None), None)
-    return None
+        main = [output[key] for key in MAIN_KEYS if key in output]
+        output = [*main, *(value for key, value in output.items() if key not in MAIN_KEYS)]
+    return tuple(tensor for value in output for tensor in tensors_in(value)) if isinstance(output, list | tuple) else ()
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for ``output``."""
+    return next(iter(tensors_in(output)), None)
 
 
 class ModelAdapter(abc.ABC):
@@ -180,9 +262,13 @@ class ModelAdapter(abc.ABC):
     def matches(self, model: nn.Module) -> bool:
         """Whether this adapter knows the family of ``model``. Must not import the family's library."""
 
-    def raw(self, output: Any) -> Tensor | None:
-        """The tensor that stands for what a layer or the model returned."""
-        return first_tensor(output)
+    def tensors(self, output: Any) -> tuple[Tensor, ...]:
+        """The tensors in what a layer or the model returned; the first one of the model's stands for it."""
+        return tensors_in(output)
+
+    def raw(self, output: Any, item: int = 0) -> Tensor | None:
+        """One of ``tensors``; ``None`` where there are not so many."""
+        return next(iter(self.tensors(output)[item:]), None)
 
     @abc.abstractmethod
     def logits(self, output: Any) -> Logits:

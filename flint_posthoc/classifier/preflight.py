@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def preflight(model: nn.Module, layers: Sequence[str], sample_images: Images, *,
     Raises:
         UnsupportedClassifierError, DevicePlacementError, LayerError: if the model or a layer cannot be read.
         ImageShapeError: if the model cannot take images of this shape.
-        ClassifierOutputError: if it returns no finite logits (B, C) with C > 1.
+        ClassifierOutputError: if it returns no finite logits (B, C).
     """
     model = unwrap(model)
     device = check_device(model)
@@ -108,7 +108,7 @@ class _DryRun:
     def __init__(self, model: nn.Module, adapter: ModelAdapter, layers: tuple[str, ...], images: Images) -> None:
         self.layers, self.images, self._model, self._adapter = layers, images, model, adapter
         self._tapped = {id(model.get_submodule(layer)): layer for layer in layers}
-        self._seen: dict[str, tuple[Any, int, int]] = {}  # output, its version, position
+        self._seen: dict[str, tuple[Any, tuple[int, ...], int]] = {}  # output, its tensors' versions, position
         self.recording: Recording
 
     def logits(self) -> Logits:
@@ -116,9 +116,9 @@ class _DryRun:
         with recorded(self._model, self._observe) as self.recording:
             output = forward(self._model, self.images)
         logits = self._adapter.logits(output)
-        if len(logits) != len(self.images) or logits.shape[1] < 2:
+        if len(logits) != len(self.images) or logits.shape[1] < 1:
             raise ClassifierOutputError(
-                f"the classifier returned {tuple(logits.shape)} for {len(self.images)} images; allowed are logits (B, C), C > 1"
+                f"the classifier returned {tuple(logits.shape)} for {len(self.images)} images; allowed are logits (B, C), one row an image"
             )
         if not bool(logits.isfinite().all()):
             raise ClassifierOutputError(
@@ -135,21 +135,12 @@ class _DryRun:
         """What was found at ``layer``. Raises ``LayerNotReachedError``, ``UnmappableActivationError``."""
         if layer not in self._seen:
             raise LayerNotReachedError(layer_not_reached(layer))
-        output, version, _ = self._seen[layer]
+        output, versions, _ = self._seen[layer]
         found = self._adapter.layout(layer, output, self.images, self._model)
-        raw = self._adapter.raw(output)
+        raw = self._adapter.raw(output, found.item)
         if raw is None:
             raise UnmappableActivationError(f"layer {layer!r} put out a {type(output).__qualname__} without tensors")
-        layout = TapLayout(
-            layer,
-            found.form,
-            found.channels,
-            found.height,
-            found.width,
-            found.prefix,
-            self._calls(layer),
-            overwritten=raw._version != version,
-        )
+        layout = replace(found, layer=layer, calls=self._calls(layer), overwritten=raw._version != versions[found.item])
         size = layout.channels * layout.height * layout.width * raw.element_size()
         return TapRecord(layer, type(self._model.get_submodule(layer)).__name__, _without_batch(raw, layout), layout, size)
 
@@ -158,9 +149,9 @@ class _DryRun:
         return next(self.recording.calls[name] for name, other in self._model.named_modules() if other is module)
 
     def _observe(self, name: str, module: nn.Module, output: Any) -> None:
-        raw = self._adapter.raw(output)
         if id(module) in self._tapped:
-            self._seen[self._tapped[id(module)]] = (output, 0 if raw is None else raw._version, self.recording.position)
+            versions = tuple(tensor._version for tensor in self._adapter.tensors(output))
+            self._seen[self._tapped[id(module)]] = (output, versions, self.recording.position)
 
 
 def _without_batch(raw: Tensor, layout: TapLayout) -> tuple[int, ...]:
@@ -205,7 +196,11 @@ def _classifier_warnings(run: _DryRun, logits: Logits) -> list[str]:
         warnings.append(
             "only linear layers lie between the deepest tap and the logits: the interpreter would merely copy them; tap an earlier layer"
         )
-    if bool((logits >= 0).all()) and torch.allclose(logits.float().sum(dim=1), logits.new_ones(len(logits)).float(), atol=1e-3):
+    if (
+        logits.shape[1] > 1
+        and bool((logits >= 0).all())
+        and torch.allclose(logits.float().sum(dim=1), logits.new_ones(len(logits)).float(), atol=1e-3)
+    ):
         warnings.append("the output looks like probabilities already; pass a classifier that returns logits (before softmax)")
     return warnings
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..arrays import Images
 from ..errors import ClassNamesError
-from .adapter import ModelAdapter, Normalization
+from .adapter import ModelAdapter, Normalization, kind_of
 from .preflight import PreflightRecord, preflight
 from .taps import frozen
 from .view import ClassifierView, check_class_ids, model_dtype
@@ -29,6 +29,7 @@ class ClassifierRequest:
     classes: tuple[int, ...] | None
     class_names: tuple[str, ...] | None
     normalization: Normalization | None
+    output_kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
         LayerError: a layer is never reached or has no map form, or none could be suggested.
         ClassNamesError, ClassSelectionError: names or ``classes`` do not fit the number of outputs.
         ClassifierOutputError: no finite (B, C) logits come out.
-        ConfigurationError: the normalisation is of another number of channels.
+        ConfigurationError: the normalisation is of another number of channels, or there is no such output kind.
     """
     model, adapter = request.model, request.adapter
     native = images.to(model_dtype(model))
@@ -65,8 +66,10 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     record = preflight(model, layers, native, adapter=adapter)
     for warning in record.warnings:
         log.warning("%s", warning)
-    class_ids = None if request.classes is None else check_class_ids(request.classes, record.num_classes)
-    view = ClassifierView(model, adapter, record.layouts, adapter.output_kind(model), record.num_classes, class_ids)
+    kind = kind_of(request.output_kind, adapter, model, record.num_classes)
+    num_classes = kind.class_logits(torch.zeros(1, record.num_classes)).shape[1]
+    class_ids = None if request.classes is None else check_class_ids(request.classes, num_classes)
+    view = ClassifierView(model, adapter, record.layouts, kind, num_classes, class_ids)
     names = _class_names(request, view)
     normalization = request.normalization or adapter.normalization(model) or _estimated(images)
     normalization.denormalize(images)  # refuses another number of channels

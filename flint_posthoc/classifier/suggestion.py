@@ -2,13 +2,14 @@
 
 A good layer is a bottleneck (every path from the image to the logits runs through its output), its maps reach the logits (the patch
 tokens of a ViT's last block do not), and linear layers and something non-linear follow, so that an interpreter has something to find.
-The deepest good layer is taken, and before it the last good one that is two linear layers away.
+The deepest good layer is taken, and before it, in the second half of the net, the last good one that is two linear layers away.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,11 @@ from .taps import frozen
 
 BLOCK = 0.25  # of all linear layers: what holds more is no block but the body of the net, and its name says nothing
 APART = 2  # linear layers between the two taps: one convolution apart, the second would say nearly the same
+HALF = 0.5  # of the linear layers: what comes before shows edges and colours, which the deeper tap makes use of already
+STRETCH = 2.0  # how far a map's aspect may be from the image's: what is further off is a list of windows or heads and no map
 LATE = 0.75  # a tap with a whole non-linear layer after it is preferred as long as this share of the linear layers comes before it
+MERELY_COPIED = "every path to the logits runs through it, but only linear layers follow: the interpreter may merely copy them"
+PARTLY_SEEN = "its maps reach the logits, but other paths lead around it: the interpreter sees only part of what decides"
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,11 @@ class _Candidate:
     """One tensor with spatial or token extent that passed through the net.
 
     names: the module that put it out, then the containers that passed it on; position: how many operators had run;
-    edge: its place in the autograd graph.
+    edge: its place in the autograd graph; is_block: whether one of the modules has layers of its own.
     """
 
     names: tuple[str, ...]
+    is_block: bool
     layout: TapLayout
     position: int
     edge: GradientEdge
@@ -47,7 +53,7 @@ class _Survey:
         self._model, self._adapter, self._images = model, adapter, images
         self._names: list[list[str]] = []
         self._found: list[tuple[TapLayout, int, GradientEdge]] = []
-        self._last: tuple[Tensor, int] | None = None
+        self._places: dict[GradientEdge, int] = {}
 
     def run(self) -> tuple[Recording, Logits]:
         """One forward pass with a graph from the logits to the images."""
@@ -58,29 +64,33 @@ class _Survey:
     def candidates(self) -> list[_Candidate]:
         """Those that a module put out which runs only once."""
         once = [tuple(name for name in names if self._recording.calls[name] == 1) for names in self._names]
-        return [_Candidate(names, *found) for names, found in zip(once, self._found, strict=True) if names]
+        return [_Candidate(names, self._is_block(names[-1]), *found) for names, found in zip(once, self._found, strict=True) if names]
+
+    def _is_block(self, name: str) -> bool:
+        return any(True for _ in self._model.get_submodule(name).children())
 
     def _observe(self, name: str, module: nn.Module, output: Any) -> None:
-        tensor = self._adapter.raw(output)
-        if tensor is None or not tensor.requires_grad:
-            return
-        if self._last is not None and self._last[0] is tensor and self._last[1] == tensor._version:
-            if any(True for _ in module.children()):  # a container passes its last child's output on; an Identity is no second layer
-                self._names[-1].append(name)
-            return
         layout = self._layout(name, module, output)
-        if layout is not None:
-            self._last = tensor, tensor._version
+        tensor = None if layout is None else self._adapter.raw(output, layout.item)
+        if layout is None or tensor is None or not tensor.requires_grad:
+            return
+        edge = get_gradient_edge(tensor)
+        place = self._places.setdefault(edge, len(self._found))
+        if place == len(self._found):
             self._names.append([name])
-            self._found.append((layout, self._recording.position, get_gradient_edge(tensor)))
+            self._found.append((layout, self._recording.position, edge))
+        elif place == len(self._found) - 1 and any(True for _ in module.children()):
+            self._names[place].append(name)  # a container passes its last child's output on; an Identity is no second layer
 
     def _layout(self, name: str, module: nn.Module, output: Any) -> TapLayout | None:
         try:
             layout = self._adapter.layout(name, output, self._images, self._model)
         except UnmappableActivationError:
             return None
+        height, width = self._images.shape[2:]
+        stretched = abs(math.log(layout.width * height / (layout.height * width))) > math.log(STRETCH)
         resampled = type(module).__name__.startswith("Adaptive")
-        return layout if layout.height * layout.width > 1 and not resampled else None
+        return layout if layout.height * layout.width > 1 and not resampled and not stretched else None
 
 
 def suggest(model: nn.Module, images: Images, adapter: ModelAdapter) -> Suggestion:
@@ -96,8 +106,7 @@ def suggest(model: nn.Module, images: Images, adapter: ModelAdapter) -> Suggesti
         recording, logits = survey.run()
         followed = [candidate for candidate in survey.candidates() if recording.linear_between(candidate.position)]
         reaching = _reaching(followed, logits, adapter)
-        bottlenecks = [candidate for candidate in reaching if not _bypassed(candidate.edge, logits, sample)]
-    return _choose(reaching, bottlenecks, recording)
+        return _Choice(reaching, recording, lambda *edges: _bypassed(edges, logits, sample)).suggestion()
 
 
 def _reaching(candidates: Sequence[_Candidate], logits: Logits, adapter: ModelAdapter) -> list[_Candidate]:
@@ -111,72 +120,100 @@ def _reaching(candidates: Sequence[_Candidate], logits: Logits, adapter: ModelAd
     return [
         candidate
         for candidate, gradient in zip(candidates, gradients, strict=True)
-        if gradient is not None and bool(adapter.canonical(gradient, candidate.layout).isnan().any())
+        if gradient is not None and bool(adapter.canonical(gradient, replace(candidate.layout, item=0)).isnan().any())
     ]
 
 
-def _bypassed(edge: GradientEdge, logits: Logits, images: Tensor) -> bool:
-    """Whether the logits still depend on the images when the graph is cut at ``edge``."""
+def _bypassed(edges: Sequence[GradientEdge], logits: Logits, images: Tensor) -> bool:
+    """Whether the logits still depend on the images when the graph is cut at ``edges``."""
+    cut = {(edge.node, edge.output_nr) for edge in edges}
     waiting, seen = [logits.grad_fn], {logits.grad_fn}
     while waiting:
         node = waiting.pop()
         if getattr(node, "variable", None) is images:
             return True
         for following, output in node.next_functions if node is not None else ():
-            if following is not None and following not in seen and (following, output) != (edge.node, edge.output_nr):
+            if following is not None and following not in seen and (following, output) not in cut:
                 seen.add(following)
                 waiting.append(following)
     return False
 
 
-def _choose(reaching: Sequence[_Candidate], bottlenecks: Sequence[_Candidate], recording: Recording) -> Suggestion:
-    """The first of these groups that is not empty gives the layers; its words say what had to be given up."""
-    late = LATE * recording.linear_between(0)
+class _Choice:
+    """What to take of the candidates, in forward order, whose maps reach the logits."""
 
-    def deep_enough(candidate: _Candidate) -> bool:
-        return recording.learned_nonlinearity_after(candidate.position) and recording.linear_between(0, candidate.position) >= late
+    def __init__(self, reaching: Sequence[_Candidate], recording: Recording, bypassed: Callable[..., bool]) -> None:
+        self._reaching, self._recording, self._bypassed = reaching, recording, bypassed
+        self._linear_layers = recording.linear_between(0)
 
-    def interesting(candidate: _Candidate) -> bool:
-        return recording.nonlinear_after(candidate.position)
+    def suggestion(self) -> Suggestion:
+        """From the first of these groups that is not empty; its words say what had to be given up. Raises ``LayerError``."""
+        bottlenecks = [candidate for candidate in self._reaching if not self._bypassed(candidate.edge)]
+        blocks = [candidate for candidate in self._reaching if candidate.is_block]
+        groups: tuple[tuple[Sequence[_Candidate], Callable[[_Candidate], bool], str], ...] = (
+            (bottlenecks, self._is_late, "every path to the logits runs through it, and whole non-linear layers follow"),
+            (bottlenecks, self._is_half_way, "every path to the logits runs through it, and something non-linear follows"),
+            (blocks, self._is_half_way, PARTLY_SEEN),
+            (bottlenecks, self._is_followed, "every path to the logits runs through it, but it lies in the first half of the net"),
+            (bottlenecks, bool, MERELY_COPIED),
+            (self._reaching, bool, PARTLY_SEEN),
+        )
+        for candidates, condition, words in groups:
+            fitting = [candidate for candidate in candidates if condition(candidate)]
+            if fitting:
+                return self._with_second(fitting[-1], candidates, words)
+        raise LayerError(
+            "found no layer with spatial or token extent that reaches the logits; pass layers=[...] with names as in model.named_modules() "
+            "(quantised layers, reentrant checkpointing and torch.no_grad() in the model hide what lies before them)"
+        )
 
-    def anything(candidate: _Candidate) -> bool:
-        return True
+    def _share(self, candidate: _Candidate) -> float:
+        """Of the linear layers, how many come before."""
+        return self._recording.linear_between(0, candidate.position) / max(1, self._linear_layers)
 
-    groups: tuple[tuple[Sequence[_Candidate], Callable[[_Candidate], bool], str], ...] = (
-        (bottlenecks, deep_enough, "every path to the logits runs through it, and whole non-linear layers follow"),
-        (bottlenecks, interesting, "every path to the logits runs through it, and something non-linear follows"),
-        (
-            bottlenecks,
-            anything,
-            "every path to the logits runs through it, but only linear layers follow: the interpreter may merely copy them",
-        ),
-        (reaching, anything, "its maps reach the logits, but other paths lead around it: the interpreter sees only part of what decides"),
-    )
-    for candidates, condition, words in groups:
-        fitting = [candidate for candidate in candidates if condition(candidate)]
-        if fitting:
-            return _with_second(fitting[-1], candidates, recording, words)
-    raise LayerError(
-        "found no layer with spatial or token extent that reaches the logits; pass layers=[...] with names as in model.named_modules()"
-    )
+    def _is_deep(self, candidate: _Candidate) -> bool:
+        return self._share(candidate) >= HALF
 
+    def _is_followed(self, candidate: _Candidate) -> bool:
+        return self._recording.nonlinear_after(candidate.position)
 
-def _with_second(deepest: _Candidate, candidates: Sequence[_Candidate], recording: Recording, words: str) -> Suggestion:
-    """``deepest`` and the last candidate far enough before it; where none is, the last one with at least one linear layer between."""
-    name = _name(deepest, recording)
-    outside = [candidate for candidate in candidates if not candidate.names[0].startswith(f"{name}.")]
-    for apart in (APART, 1):
-        earlier = [candidate for candidate in outside if recording.linear_between(candidate.position, deepest.position) >= apart]
-        if earlier:
-            first = _name(earlier[-1], recording)
-            return Suggestion(
-                (first, name), f"{name} is the deepest good layer: {words}; {first} is the last good one before it that differs enough"
-            )
-    return Suggestion((name,), f"{name} is the deepest good layer: {words}; none before it differs enough")
+    def _is_half_way(self, candidate: _Candidate) -> bool:
+        return self._is_deep(candidate) and self._is_followed(candidate)
 
+    def _is_late(self, candidate: _Candidate) -> bool:
+        return self._share(candidate) >= LATE and self._recording.learned_nonlinearity_after(candidate.position)
 
-def _name(candidate: _Candidate, recording: Recording) -> str:
-    """The outermost name that stands for a block and not for most of the net."""
-    most = BLOCK * recording.linear_between(0)
-    blocks = [name for name in candidate.names if recording.linear_between(*recording.spans[name]) <= most]
-    return blocks[-1] if blocks else candidate.names[0]
+    def _with_second(self, deepest: _Candidate, candidates: Sequence[_Candidate], words: str) -> Suggestion:
+        """``deepest`` and, in the second half of the net, the layer that closes the way around it or the last one far enough before it."""
+        name = self._name(deepest)
+        told = f"{name} ({self._described(deepest)}) is the deepest good layer: {words}"
+        outside = [candidate for candidate in candidates if not candidate.names[0].startswith(f"{name}.")]
+        closing = self._closing(deepest, outside)
+        if closing is not None:
+            first = self._name(closing)
+            return Suggestion((first, name), f"{told}; together with {first} ({self._described(closing)}) it sees every path")
+        deep = [candidate for candidate in outside if self._is_deep(candidate)]
+        for apart in (APART, 1):
+            earlier = [candidate for candidate in deep if self._recording.linear_between(candidate.position, deepest.position) >= apart]
+            if earlier:
+                first = self._name(earlier[-1])
+                reason = f"{told}; {first} ({self._described(earlier[-1])}) is the last good one before it that differs enough"
+                return Suggestion((first, name), reason)
+        return Suggestion((name,), f"{told}; no good one before it in the second half of the net differs enough")
+
+    def _closing(self, deepest: _Candidate, candidates: Sequence[_Candidate]) -> _Candidate | None:
+        """The last one that closes the ways around ``deepest``, where there are some, and has ways around it too: another stream."""
+        if not self._bypassed(deepest.edge):
+            return None
+        streams = (other for other in reversed(candidates) if self._bypassed(other.edge) and not self._bypassed(other.edge, deepest.edge))
+        return next(streams, None)
+
+    def _described(self, candidate: _Candidate) -> str:
+        layout = candidate.layout
+        return f"{layout.channels} x {layout.height} x {layout.width}, {self._share(candidate):.0%} of the linear layers before it"
+
+    def _name(self, candidate: _Candidate) -> str:
+        """The outermost name that stands for a block and not for most of the net."""
+        most = BLOCK * self._linear_layers
+        blocks = [name for name in candidate.names if self._recording.linear_between(*self._recording.spans[name]) <= most]
+        return blocks[-1] if blocks else candidate.names[0]

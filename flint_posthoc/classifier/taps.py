@@ -57,6 +57,9 @@ def _refusal(model: Any) -> str:
         return "expected a torch.nn.Module; wrap a function that calls one in a module whose forward returns its logits"
     if isinstance(model, torch.jit.ScriptModule):
         return "scripted and traced modules run no hooks; pass the torch.nn.Module that they were made from"
+    sharded = [type(module).__name__ for module in model.modules() if type(module).__module__.startswith("torch.distributed.fsdp")]
+    if sharded or any(type(parameter).__module__.startswith("torch.distributed.tensor") for parameter in model.parameters()):
+        return "its weights are sharded over processes; gather them (get_model_state_dict with full_state_dict=True) into the plain module"
     lazy = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
     return f"{lazy[0]!r} has no shape yet; run one batch through the lazy module first" if lazy else ""
 
@@ -234,8 +237,8 @@ class _Capture:
         if all(missing <= 0 for missing in self._missing):
             raise _DeepestTapReached
 
-    def activations(self) -> Activations:
-        """The maps, in the order of the layouts. Raises ``LayerNotReachedError``."""
+    def activations(self, images: Images) -> Activations:
+        """The maps, in the order of the layouts. Raises ``LayerNotReachedError``, and ``LayerError`` where ``images`` get no gradient."""
         for layout, missing in zip(self._layouts, self._missing, strict=True):
             if missing == layout.calls:
                 raise LayerNotReachedError(layer_not_reached(layout.layer))
@@ -243,7 +246,14 @@ class _Capture:
                 raise LayerNotReachedError(
                     f"layer {layout.layer!r} ran {layout.calls - missing} times in this pass, {layout.calls} times in preflight"
                 )
-        return tuple(maps for maps in self._maps if maps is not None)
+        found = tuple(maps for maps in self._maps if maps is not None)
+        if images.requires_grad and torch.is_grad_enabled() and not any(maps.requires_grad for maps in found):
+            layers = ", ".join(layout.layer for layout in self._layouts)
+            raise LayerError(
+                f"no gradient comes from {layers} back to the images: quantised layers, reentrant checkpointing or torch.no_grad() in the "
+                "model cut it off; switch that off to draw or attribute"
+            )
+        return found
 
 
 def layer_not_reached(layer: str) -> str:
@@ -263,7 +273,7 @@ class TappedClassifier:
         capture = _Capture(self._adapter, self._layouts)
         with hooked(self._captures(capture)):
             output = self._model(images)
-        return ClassifierPass(self._adapter.logits(output), capture.activations())
+        return ClassifierPass(self._adapter.logits(output), capture.activations(images))
 
     def activations(self, images: Images) -> Activations:
         """The forward pass up to the deepest tap; same bits as those of the whole pass."""
@@ -271,7 +281,7 @@ class TappedClassifier:
         stops = [(module.register_forward_hook, capture.stop) for module in self._modules]
         with suppress(_DeepestTapReached), hooked([*self._captures(capture), *stops]):
             self._model(images)
-        return capture.activations()
+        return capture.activations(images)
 
     def _captures(self, capture: _Capture) -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
         return [(module.register_forward_hook, partial(capture.keep, tap)) for tap, module in enumerate(self._modules)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Activations, Images, Logits, PerImageFlag
+from ..data import Labels
 from ..errors import ClassifierOutputError, ClassSelectionError
 from ..precision import autocast
 from .adapter import ModelAdapter, OutputKind, TapLayout
@@ -59,7 +60,7 @@ class OpenView:
         """
         with self._lowered(images):
             result = self._run(self._laid_out(images))
-        logits = result.logits.float()
+        logits = self._view.kind.class_logits(result.logits.float())
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
             raise ClassifierOutputError(f"the classifier's logits are not finite for {int((~finite).sum())} of {len(images)} images")
@@ -120,6 +121,10 @@ class ClassifierView:
         if self.class_ids is None:
             return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         return torch.isin(self.kind.prediction(logits), torch.tensor(self.class_ids, device=logits.device))
+
+    def labels(self, wanted: Labels) -> Labels:
+        """What is read of the labels in data: nothing where an image may have several."""
+        return wanted if self.kind.one_label else "ignored"
 
     @contextmanager
     def frozen(self, *, bfloat16: bool = False) -> Iterator[OpenView]:

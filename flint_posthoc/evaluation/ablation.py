@@ -63,8 +63,9 @@ class _Replacement:
     def _answer(self, output: Any) -> Any:
         """A copy of ``output`` with other maps in it; f's own tensors are not written to."""
         copied = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
-        raw, place = self._adapter.raw(copied), self._adapter.canonical(copied, self._layout)
-        if raw is self._adapter.raw(output) or raw is None or place.untyped_storage().data_ptr() != raw.untyped_storage().data_ptr():
+        item = self._layout.item
+        raw, place = self._adapter.raw(copied, item), self._adapter.canonical(copied, self._layout)
+        if raw is self._adapter.raw(output, item) or raw is None or place.untyped_storage().data_ptr() != raw.untyped_storage().data_ptr():
             raise UnmappableActivationError(
                 f"layer {self._layout.layer!r} puts out a {type(output).__qualname__}, which cannot be written to in the form "
                 f"{self._layout.form!r}; allowed are tensors, alone or in tuples, lists and dicts"

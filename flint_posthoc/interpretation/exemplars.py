@@ -9,8 +9,9 @@ from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from ..arrays import ClassIndex
+from ..arrays import Members
 from ..data import Data
 from ..errors import ConfigurationError, MissingLabelsError
 from ..figures import Figure, as_arrays, strips
@@ -68,17 +69,17 @@ class Exemplars:
         return "\n".join(lines)
 
 
-def _predicted(fitted: FittedInterpreter, batch: ReadBatch) -> ClassIndex:
-    return fitted.view.kind.prediction(batch.interpreter_logits)
+def _predicted(fitted: FittedInterpreter, batch: ReadBatch) -> Members:
+    return fitted.view.kind.members(batch.interpreter_logits)
 
 
-def _labelled(fitted: FittedInterpreter, batch: ReadBatch) -> ClassIndex:
+def _labelled(fitted: FittedInterpreter, batch: ReadBatch) -> Members:
     if batch.labels is None:
         raise MissingLabelsError("exemplars by true class need labels, and this data has none; by='interpreter' takes g's predictions")
-    return batch.labels
+    return one_hot(batch.labels, fitted.view.num_classes).bool()
 
 
-CLASS_OF: dict[str, Callable[[FittedInterpreter, ReadBatch], ClassIndex]] = {"interpreter": _predicted, "label": _labelled}
+MEMBERS: dict[str, Callable[[FittedInterpreter, ReadBatch], Members]] = {"interpreter": _predicted, "label": _labelled}
 
 
 def checked_pairs(fitted: FittedInterpreter, pairs: Iterable[PairLike]) -> tuple[ClassAttributePair, ...]:
@@ -102,9 +103,9 @@ class ExemplarSearch:
     """Keeps the k strongest images of each pair while batches go by; memory O(pairs · k)."""
 
     def __init__(self, fitted: FittedInterpreter, pairs: Iterable[PairLike], *, k: int = 3, by: str = "interpreter") -> None:
-        if k < 1 or by not in CLASS_OF:
-            raise ConfigurationError(f"exemplars need k of at least 1 and by one of {sorted(CLASS_OF)}, got k={k} and by={by!r}")
-        self._fitted, self._k, self._class_of = fitted, k, CLASS_OF[by]
+        if k < 1 or by not in MEMBERS:
+            raise ConfigurationError(f"exemplars need k of at least 1 and by one of {sorted(MEMBERS)}, got k={k} and by={by!r}")
+        self._fitted, self._k, self._members = fitted, k, MEMBERS[by]
         self._pairs = checked_pairs(fitted, pairs)
         self._found: list[list[Exemplar]] = [[] for _ in self._pairs]
         self._of_class: dict[int, list[int]] = defaultdict(list)
@@ -115,13 +116,13 @@ class ExemplarSearch:
 
     def add(self, batch: ReadBatch) -> None:
         """The images of one more batch."""
-        classes, attributes = self._class_of(self._fitted, batch).cpu(), batch.attributes.cpu()
-        for class_index in classes.unique().tolist():
-            members = (classes == class_index).nonzero().flatten()
+        of_class, attributes = self._members(self._fitted, batch).cpu(), batch.attributes.cpu()
+        for class_index in of_class.any(dim=0).nonzero().flatten().tolist():
+            members = of_class[:, class_index].nonzero().flatten()
             self._images_of_class[class_index] += len(members)
             for index in self._of_class.get(class_index, ()):
                 self._merge(index, members, attributes[members, self._pairs[index].attribute], batch.images)
-        self._seen += len(classes)
+        self._seen += len(of_class)
 
     def _merge(self, index: int, members: Tensor, activations: Tensor, images: Tensor) -> None:
         kept = self._found[index]

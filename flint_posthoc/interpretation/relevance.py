@@ -315,8 +315,9 @@ class GlobalReading:
     def add(self, batch: ReadBatch) -> None:
         """The images of one more batch."""
         head, view = self._fitted.interpreter.head, self._fitted.view
-        classes, agrees = view.kind.prediction(batch.interpreter_logits), batch.agrees.cpu()
-        explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
+        rows, classes = view.kind.members(batch.interpreter_logits).nonzero(as_tuple=True)  # an image once for each class it counts under
+        agrees = (view.kind.members(batch.classifier_logits)[rows, classes] & batch.inside[rows]).cpu()
+        explanation = explain_attributes(batch.attributes[rows], head.weight.detach(), head.bias.detach(), classes)
         predicted, eligible = classes.cpu(), explained(explanation.contributions).cpu()
         self._seen += torch.bincount(predicted, minlength=view.num_classes)
         self._disagreeing += torch.bincount(predicted[~agrees], minlength=view.num_classes)

@@ -65,7 +65,8 @@ class FittedInterpreter:
 
     def batches(self, data: Data, labels: Labels = "optional") -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
-        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=labels)
+        read = self.view.labels(labels)
+        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=read)
 
     def look_at(self, *sources: Data | None) -> None:
         """Raise now what reading the first batch of each would raise: before a long pass over something else."""

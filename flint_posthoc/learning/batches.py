@@ -97,7 +97,9 @@ class Preparation(NamedTuple):
 
     def read(self, data: Data) -> Iterator[Batch]:
         """The checked batches of ``data``; labels, where there are any, are positions in the explained classes."""
-        return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=self.labels)
+        return batches(
+            data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=self.view.labels(self.labels)
+        )
 
     @torch.no_grad()
     def passes(self, data: Data) -> Iterator[LearningBatch]:

@@ -101,8 +101,8 @@ def test_an_output_that_cannot_be_written_to_is_refused_and_leaves_no_trace(lear
     from flint_posthoc.adapters.torch_module import TorchModuleAdapter
 
     class Reading(TorchModuleAdapter):
-        def raw(self, output: Any) -> Tensor | None:
-            return output.maps if isinstance(output, Holder) else super().raw(output)
+        def tensors(self, output: Any) -> tuple[Tensor, ...]:
+            return (output.maps,) if isinstance(output, Holder) else super().tensors(output)
 
     class Holding(small.Tiny):
         def __init__(self) -> None:

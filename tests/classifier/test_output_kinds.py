@@ -1,0 +1,97 @@
+"""One logit, and a sigmoid a label: loss, agreement, explanation, exemplars and report, beside loops and torch's own losses."""
+
+from pathlib import Path
+
+import pytest
+import small
+import torch
+import torch.nn.functional as F
+from models import left_alone
+from torch import nn
+
+from flint_posthoc import FlintExplainer
+from flint_posthoc.classifier.adapter import OUTPUT_KINDS
+from flint_posthoc.errors import ClassifierOutputError, ConfigurationError
+
+PIXELS = small.images(40)
+
+
+def test_a_binary_head_is_two_classes_with_the_same_probabilities() -> None:
+    kind, z, other = OUTPUT_KINDS["binary"], torch.randn(9, 1), torch.randn(9, 1)
+    logits, others = kind.class_logits(z), kind.class_logits(other)
+    torch.testing.assert_close(logits.softmax(dim=1)[:, 1], z[:, 0].sigmoid())
+    expected = F.binary_cross_entropy_with_logits(other[:, 0], z[:, 0].sigmoid(), reduction="none")
+    torch.testing.assert_close(kind.cross_entropy(logits, others), expected)
+    assert torch.equal(kind.agreement(logits, others), (z[:, 0] > 0) == (other[:, 0] > 0))
+    labels = torch.arange(9) % 2
+    torch.testing.assert_close(kind.label_loss(logits, labels), F.binary_cross_entropy_with_logits(z[:, 0], labels.float()))
+    with pytest.raises(ClassifierOutputError, match=r"a binary classifier has one output, this one gave \(9, 2\)"):
+        kind.class_logits(logits)
+
+
+def test_a_multilabel_head_has_as_many_decisions_as_labels() -> None:
+    kind, first, second = OUTPUT_KINDS["multilabel"], torch.randn(9, 3), torch.randn(9, 3)
+    for row in range(9):
+        p, q = first[row].sigmoid(), second[row].sigmoid()
+        expected = -sum(p[c] * q[c].log() + (1 - p[c]) * (1 - q[c]).log() for c in range(3))
+        torch.testing.assert_close(kind.cross_entropy(first, second)[row], expected)
+        assert bool(kind.agreement(first, second)[row]) == all((first[row, c] > 0) == (second[row, c] > 0) for c in range(3))
+        assert kind.members(first)[row].tolist() == [bool(value > 0) for value in first[row]]
+    assert (kind.cross_entropy(first, second) >= kind.entropy(first)).all()
+    sets = (torch.rand(9, 3) > 0.5).long()
+    torch.testing.assert_close(kind.label_loss(first, sets), F.binary_cross_entropy_with_logits(first, sets.float()))
+
+
+def test_categorical_members_are_predictions() -> None:
+    kind, logits = OUTPUT_KINDS["categorical"], torch.randn(9, 4)
+    assert torch.equal(kind.members(logits).nonzero()[:, 1], kind.prediction(logits))
+
+
+def outputs(count: int) -> nn.Module:
+    """A classifier whose logits are centred on zero."""
+    model = small.Tiny(count).eval()
+    with torch.no_grad():
+        deviation, mean = torch.std_mean(model(small.images(256)), dim=0)
+        model.fc.weight *= 3 / deviation[:, None]
+        model.fc.bias.copy_(3 * (model.fc.bias - mean) / deviation)
+    return model
+
+
+@pytest.mark.parametrize(("count", "told", "kind", "classes"), [(1, None, "binary", 2), (4, "multilabel", "multilabel", 4)])
+def test_from_fit_to_report(count: int, told: str | None, kind: str, classes: int, tmp_path: Path) -> None:
+    model = outputs(count)
+    with left_alone(model):
+        explain = small.explainer(model, output_kind=told, num_attributes=6)
+        explain.fit(PIXELS, max_steps=60, progress=False)
+        assert explain.fitted.view.kind.name == kind
+        local, world = explain(PIXELS), explain.global_interpretation(PIXELS)
+        evaluation = explain.evaluate(PIXELS)
+        explain.report(tmp_path / "report.html", PIXELS, budget_seconds=0, progress=False)
+        loaded = FlintExplainer.from_pretrained(explain.save_pretrained(tmp_path / "kept"), model)
+        assert torch.equal(loaded(PIXELS).interpreter_logits, local.interpreter_logits)
+        assert loaded.fitted.view.kind.name == kind
+    assert local.interpreter_logits.shape == local.classifier_logits.shape == (40, classes)
+    members = explain.fitted.view.kind.members(local.interpreter_logits)
+    found = explain.exemplars(PIXELS, [(0, c) for c in range(classes)], k=40)
+    for c, exemplars in enumerate(found.found):
+        firing = members[:, c] & (local.attributes[:, 0] > 0)
+        assert {exemplar.position for exemplar in exemplars} == set(firing.nonzero().flatten().tolist())
+    assert [int(count) for count in world.counts] == [min(100, int(members[:, c].sum())) for c in range(classes)]
+    agreeing = explain.fitted.view.kind.agreement(local.classifier_logits, local.interpreter_logits)
+    assert evaluation.fidelity == pytest.approx(float(agreeing.float().mean()))
+    assert evaluation.fidelity > (0.6 if kind == "binary" else 0.1)
+    assert "</html>" in (tmp_path / "report.html").read_text()
+
+
+def test_labels_of_a_binary_head_are_0_and_1_and_sets_of_labels_are_not_looked_at() -> None:
+    binary = small.fitted(outputs(1))
+    assert binary.evaluate([(PIXELS, (binary.model(PIXELS)[:, 0] > 0).long())]).classifier_accuracy == 1
+    several = small.fitted(outputs(4), output_kind="multilabel")
+    assert several.evaluate([(PIXELS, torch.ones(40, 4))]).classifier_accuracy is None
+
+
+def test_what_kinds_there_are_is_said() -> None:
+    with pytest.raises(ConfigurationError, match="output_kind must be one of categorical, binary, multilabel, got 'sigmoid'"):
+        small.explainer(output_kind="sigmoid").fit(PIXELS, progress=False)
+    with pytest.raises(ConfigurationError, match="a multi-label classifier is explained post-hoc"):
+        small.explainer(output_kind="multilabel", joint=True).fit([(PIXELS, torch.ones(40, 4))], progress=False)
