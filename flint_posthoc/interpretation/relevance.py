@@ -309,8 +309,8 @@ class GlobalReading:
     def __init__(self, fitted: FittedInterpreter, *, samples_per_class: int, agreeing_only: bool, seed: int, first: int = 0) -> None:
         num_classes = fitted.view.num_classes
         self._fitted, self._agreeing_only = fitted, agreeing_only
-        self._reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed, first)
-        self._seen, self._disagreeing = torch.zeros(num_classes), torch.zeros(num_classes)
+        self._reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed)
+        self._seen, self._disagreeing, self._next = torch.zeros(num_classes), torch.zeros(num_classes), first
 
     def add(self, batch: ReadBatch) -> None:
         """The images of one more batch."""
@@ -321,7 +321,9 @@ class GlobalReading:
         predicted, eligible = classes.cpu(), explained(explanation.contributions).cpu()
         self._seen += torch.bincount(predicted, minlength=view.num_classes)
         self._disagreeing += torch.bincount(predicted[~agrees], minlength=view.num_classes)
-        self._reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible & agrees if self._agreeing_only else eligible)
+        eligible = eligible & agrees if self._agreeing_only else eligible
+        self._reservoir.offer_all(explanation.relevance.cpu(), predicted, eligible, self._next + rows.cpu())
+        self._next += len(batch.images)
 
     def result(self) -> GlobalInterpretation:
         """What the batches so far say, those of all processes."""

@@ -35,28 +35,24 @@ class RelevanceReservoir:
 
     Every image draws a key, and those of the smallest keys are kept: which ones depends on the seed and on an image's number in the data
     alone, not on how it comes in batches or to which process.
-
-    Args:
-        first: the number of the first image.
     """
 
-    def __init__(self, num_attributes: int, num_classes: int, samples_per_class: int, seed: int, first: int = 0) -> None:
+    def __init__(self, num_attributes: int, num_classes: int, samples_per_class: int, seed: int) -> None:
         if samples_per_class < 1:
             raise ConfigurationError(f"samples_per_class must be at least 1, got {samples_per_class}")
         self.kept: list[list[_Kept]] = [[] for _ in range(num_classes)]
         self.num_attributes, self.limit = num_attributes, samples_per_class
-        self._seed, self._next = seed, first
+        self._seed = seed
 
-    def offer_all(self, relevance: Relevance, classes: ClassIndex, eligible: PerImageFlag) -> None:
-        """The flagged rows of the next batch."""
-        keys = sampling_keys(np.arange(self._next, self._next + len(relevance)), self._seed).tolist()
+    def offer_all(self, relevance: Relevance, classes: ClassIndex, eligible: PerImageFlag, images: ClassIndex) -> None:
+        """The flagged rows, each of the image with that number in the data; no image comes twice in a class."""
+        keys, numbers = sampling_keys(images.numpy(), self._seed).tolist(), images.tolist()
         for index in eligible.nonzero().flatten().tolist():
             kept = self.kept[int(classes[index])]
             if len(kept) < self.limit:
-                heappush(kept, _Kept(-keys[index], self._next + index, relevance[index].clone()))
+                heappush(kept, _Kept(-keys[index], numbers[index], relevance[index].clone()))
             elif -keys[index] > kept[0].negative_key:
-                heappushpop(kept, _Kept(-keys[index], self._next + index, relevance[index].clone()))
-        self._next += len(relevance)
+                heappushpop(kept, _Kept(-keys[index], numbers[index], relevance[index].clone()))
 
     def mean(self) -> tuple[Tensor, Tensor]:
         """r_{j,c} (J, C) with NaN for classes without samples, and the counts (C,), over what all processes were offered."""

@@ -20,7 +20,7 @@ from ..errors import ConfigurationError, EmptyDataError, FlintWarning
 from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
 from ..precision import PRECISIONS, lowered
-from ..processes import gather, gather_rows, in_step, require_same, size
+from ..processes import gather, gather_rows, in_step, is_main, require_same, size
 from ..splitting import num_batches, own_part
 from ..storage import fingerprint
 from .batches import LearningBatch, LiveBatches, Preparation, Survey
@@ -101,7 +101,7 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     torch.manual_seed(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
-    with alone_in(request.checkpoint_dir):
+    with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
         history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
     if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()

@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, EmptyDataError, MemoryExhaustedError, T
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
 from ..precision import autocast
-from ..processes import average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, minimum_, rank, sum_
+from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, minimum_, rank, sum_
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
@@ -276,7 +276,8 @@ class Trainer:
 
         def tried(rows: int) -> None:
             part = batch.rows(slice(0, rows))
-            self._loss(self.interpreter(part.activations), part, self.weights).total.backward()
+            with alone():
+                self._loss(self.interpreter(part.activations), part, self.weights).total.backward()
 
         fitting = most_that_fit(tried, len(batch.logits)) if batch.prediction is None else len(batch.logits) // 2
         advice = f"batch_size={fitting} {'would' if batch.prediction is None else 'may'} fit" if fitting else "tap later layers"

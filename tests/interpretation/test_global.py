@@ -69,7 +69,7 @@ def test_the_reservoir_is_uniform_and_bounded() -> None:
     for seed in range(runs):
         reservoir = RelevanceReservoir(1, 1, limit, seed)
         values = torch.arange(float(stream))[:, None]
-        reservoir.offer_all(values, torch.zeros(stream, dtype=torch.int64), torch.ones(stream, dtype=torch.bool))
+        reservoir.offer_all(values, torch.zeros(stream, dtype=torch.int64), torch.ones(stream, dtype=torch.bool), torch.arange(stream))
         assert len(reservoir.kept[0]) == limit
         kept.update(int(entry.relevance) for entry in reservoir.kept[0])
     expected = runs * limit / stream
@@ -79,7 +79,7 @@ def test_the_reservoir_is_uniform_and_bounded() -> None:
 
 def test_a_reservoir_keeps_copies() -> None:
     reservoir, batch = RelevanceReservoir(2, 1, 5, 0), torch.ones(1, 2)
-    reservoir.offer_all(batch, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool))
+    reservoir.offer_all(batch, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool), torch.arange(1))
     batch.zero_()
     assert reservoir.mean()[0].flatten().tolist() == [1, 1]
 
