@@ -216,6 +216,15 @@ def test_where_the_data_breaks_off_the_last_fit_stands_and_nothing_stays(
     assert small.weights(explain) == kept
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts what it runs in the background deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_middle_of_a_fit_can_be_resumed(tmp_path: Path) -> None:
     explain = small.explainer()
     checkpoint = tmp_path / FILE_NAME
