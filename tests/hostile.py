@@ -84,13 +84,13 @@ def spoil_value(told: Any, choices: Choices) -> None:
         case 0:
             del parent[key]
         case 1 if isinstance(parent, dict):
-            parent[choices.of(("extra", "__class__", "../x", MARKUP))] = choices.of(VALUES)
+            parent[choices.of(("extra", "__class__", "../x", MARKUP))] = copy.deepcopy(choices.of(VALUES))
         case 2 if isinstance(parent[key], int | float):
             parent[key] = choices.of((parent[key] + 1, -parent[key], parent[key] * 2**20, float(parent[key]), str(parent[key])))
         case 3 if isinstance(parent[key], list) and parent[key]:
             parent[key] = choices.of((parent[key] * 2, parent[key][1:], parent[key] * 1000, parent[key][::-1]))
         case _:
-            parent[key] = choices.of(VALUES)
+            parent[key] = copy.deepcopy(choices.of(VALUES))  # which later choices may change in turn
 
 
 def spoil_text(text: bytes, choices: Choices) -> bytes:
