@@ -66,7 +66,12 @@ def output_width(model: nn.Module) -> int | None:
 
 
 def token_grid(tokens: int, aspect: float) -> tuple[int, int]:
-    """The largest (height, width) of about ``aspect`` = width / height whose product is at most ``tokens``; (0, 0) if there is none."""
+    """The largest (height, width) of about ``aspect`` = width / height whose product is at most ``tokens``; (0, 0) if there is none.
+
+    What is longer than there are tokens is a signal: one row of them all.
+    """
+    if aspect > max(1, tokens):
+        return 1, tokens
     grids = ((height, round(height * aspect)) for height in range(1, tokens + 1))
     return max(((height, width) for height, width in grids if 0 < height * width <= tokens), default=(0, 0))
 

@@ -26,7 +26,7 @@ from .interpreter.interpreter import Interpreter
 from .learning.caching.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import own_images, with_progress
+from .learning.keeping import Reading, own_images
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
@@ -265,8 +265,10 @@ class FlintExplainer(Explanations):
             as_run = "float32" if precision == "float32" else "auto"
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
             images = own_images(data)
-            passes = with_progress(preparation.passes(first_pass), "activations", images, progress and is_main())
-            return ActivationCache.build(preparation, passes, folder=folder, precision=precision, images=images, overwrite=overwrite)
+            reading = Reading(preparation, data, first_pass, progress and is_main())
+            return ActivationCache.build(
+                preparation, reading.passes("activations"), folder=folder, precision=precision, images=images, overwrite=overwrite
+            )
 
     def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
         """How many attributes? Cross-validated fits of each size on activations that f gave once, and the smallest size that is enough.

@@ -54,7 +54,7 @@ def folders(tmp_path: Path) -> Path:
 def test_layers_says_which_and_why_and_what_they_put_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", *MODEL, *READING]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("layers: block1 block3 (block3 is the deepest good layer")
+    assert out.startswith("layers: block3 (block3 (48 x 4 x 4, 60% of the linear layers before it) is the deepest good layer")
     assert "48x4x4" in out
     assert "images 1x8x8, 10 classes" in out
 

@@ -12,7 +12,6 @@ import torch
 from examples.custom_adapter import columns
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier import adapter as adapters
-from flint_posthoc.errors import ClassifierOutputError
 
 
 def test_the_example_runs() -> None:
@@ -40,9 +39,10 @@ def test_it_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(adapters.find_adapter(torch.nn.Linear(2, 2)), columns.ColumnAdapter)
 
 
-def test_without_it_the_answer_cannot_be_read() -> None:
-    with pytest.raises(ClassifierOutputError):
-        FlintExplainer(columns.ColumnNet(), layers=["mix"], num_attributes=4).fit(torch.randn(32, 1, 16, 8).split(16), progress=False)
+def test_without_it_the_confidence_is_taken_for_the_answer() -> None:
+    explain = FlintExplainer(columns.ColumnNet(), layers=["mix"], num_attributes=4)
+    explain.fit(torch.randn(32, 1, 16, 8).split(16), max_steps=2, progress=False)
+    assert explain.fitted.view.kind.name == "binary"
 
 
 def test_the_adapter_is_short() -> None:

@@ -48,7 +48,10 @@ def test_training_and_test_scans_are_all_scans_each_once() -> None:
 def test_the_demonstration_tells_what_it_does_how_good_it_is_and_why(told: tuple[Path, str]) -> None:
     folder, text = told
     assert "It stays exactly as it is" in text
-    assert "The interpreter reads block1 and block3, as suggested: block3 is the deepest good layer" in text
+    assert (
+        "The interpreter reads block3, as suggested: block3 (48 x 4 x 4, 60% of the linear layers before it) is the deepest good layer"
+        in text
+    )
     assert re.search(r"fidelity +\d+\.\d\d %  of the images get the same class", text)
     assert re.search(r"^scan \d+: '3' because of φ\d+ \+1\.00", text, re.MULTILINE)
     assert f"Written to {folder.resolve()}:" in text

@@ -68,6 +68,7 @@ def test_a_program_for_a_printer_is_no_picture(tmp_path: Path) -> None:
         open_picture(tmp_path / "evil.jpg")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of what Pillow can still read
 @given(st.data())
 def test_no_damage_to_a_picture_escapes_the_typed_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))

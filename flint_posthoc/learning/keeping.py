@@ -38,7 +38,8 @@ class Reading(NamedTuple):
 
     def passes(self, what: str) -> Generator[LearningBatch, None, None]:
         """That pass, with a bar named ``what``."""
-        return with_progress(self.preparation.passes(self.first_pass), what, self.images, self.show_progress)
+        shown = with_progress(self.preparation.passes(self.first_pass), what, self.images, self.show_progress)
+        return whole_stream(shown, self.images) if is_stream(self.data) else shown
 
     def cached(self, folder: Path | None = None) -> ActivationCache:
         """That pass, kept."""
@@ -55,13 +56,19 @@ def own_images(data: Data) -> int | None:
 
 
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
-    """``passes`` with a bar that counts images; a warning where they end before ``images``, the number that was said."""
-    seen = 0
+    """``passes`` with a bar that counts images."""
     with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
         for batch in passes:
-            seen += batch.images()
             bar.update(batch.images())
             yield batch
+
+
+def whole_stream(passes: Iterable[LearningBatch], images: int | None) -> Generator[LearningBatch, None, None]:
+    """``passes``; a warning where they end before ``images``, the number that was said."""
+    seen = 0
+    for batch in passes:
+        seen += batch.images()
+        yield batch
     if images is not None and seen < images:
         warnings.warn(
             f"the data was said to hold {images:,} images and ended after {seen:,}; these are what is used", FlintWarning, stacklevel=2

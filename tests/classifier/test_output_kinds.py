@@ -61,7 +61,7 @@ def outputs(count: int) -> nn.Module:
 def test_from_fit_to_report(count: int, told: str | None, kind: str, classes: int, tmp_path: Path) -> None:
     model = outputs(count)
     with left_alone(model):
-        explain = small.explainer(model, output_kind=told, num_attributes=6)
+        explain = small.explainer(model, output_kind=told, num_attributes=4)
         explain.fit(PIXELS, max_steps=60, progress=False)
         assert explain.fitted.view.kind.name == kind
         local, world = explain(PIXELS), explain.global_interpretation(PIXELS)

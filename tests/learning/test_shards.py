@@ -325,6 +325,7 @@ def test_the_lock_holds_while_writing(folder: Path) -> None:
 
 
 HOLDER = """
+import time
 from flint_posthoc.learning.caching.folder import temporary_folder
 with temporary_folder() as folder:
     print(folder, flush=True)
