@@ -43,7 +43,7 @@ KILLS, BAD_CALLS = 12, 48
 def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     command = [sys.executable, "-W", "ignore", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=400, **options)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900, **options)
 
 
 # ---- kills ----
@@ -208,7 +208,8 @@ def test_where_the_data_breaks_off_the_last_fit_stands_and_nothing_stays(
         explain.fit(Broken(error, 3), cache=cache, checkpoint_dir=tmp_path / "checkpoint", progress=False)
     with pytest.raises(NotFitted):
         explain(small.images(2))
-    assert [*os.listdir(tmp_path), *os.listdir(tmp_path / "checkpoint")] == ["checkpoint"]
+    assert [name for name in os.listdir(tmp_path) if name.startswith("flint")] == []
+    assert os.listdir(tmp_path / "checkpoint") == []
     explain.fit(small.images(), progress=False)
     kept = small.weights(explain)
     with left_alone(explain.model), pytest.raises(type(error)):
@@ -351,7 +352,7 @@ def test_the_place_changes_nothing(tmp_path: Path) -> None:
     for number, place in enumerate(places):
         environment = os.environ | place | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "PYTHONIOENCODING": "utf-8"}
         command = [sys.executable, "-c", GERMAN, str(tmp_path / str(number))]
-        ran = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=240)
+        ran = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=600)
         saved = storage.read_json(tmp_path / str(number) / JSON_NAME)
         for record in saved["history"]["records"]:
             del record["seconds"]
