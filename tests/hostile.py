@@ -25,7 +25,8 @@ from flint_posthoc.artifact import JSON_NAME, TENSORS_NAME
 from flint_posthoc.errors import FlintError
 from flint_posthoc.learning.caching.manifest import NAME, SUMMARY_NAME, seal
 from flint_posthoc.learning.checkpoint import FILE_NAME, FitCheckpoint
-from flint_posthoc.learning.trainer import FitSettings, Trainer
+from flint_posthoc.learning.settings import FitSettings
+from flint_posthoc.learning.trainer import Trainer
 from flint_posthoc.storage import file_digest
 
 CORPUS = Path(__file__).with_name("corpus.txt")  # inputs that once reached something new, in hexadecimal, one a line

@@ -15,7 +15,7 @@ from flint_posthoc.interpreter.decoder import DecoderConfig
 from flint_posthoc.interpreter.interpreter import InterpreterConfig
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.presets import FlintConfig
-from flint_posthoc.learning.trainer import FitSettings
+from flint_posthoc.learning.settings import FitSettings
 
 CLASSES, CHANNELS, SIDE = 4, 2, 10
 LAYERS = ("conv1", "conv2")

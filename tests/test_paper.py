@@ -34,7 +34,7 @@ from examples.paper.tasks import TASKS, from_nothing, with_batch_norm  # noqa: E
 from flint_posthoc import FlintExplainer  # noqa: E402
 from flint_posthoc.data import augments  # noqa: E402
 from flint_posthoc.errors import ConfigurationError, DataError  # noqa: E402
-from flint_posthoc.learning.trainer import FitSettings  # noqa: E402
+from flint_posthoc.learning.settings import FitSettings  # noqa: E402
 
 # ---- networks ----
 

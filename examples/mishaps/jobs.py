@@ -26,7 +26,7 @@ from flint_posthoc.learning import trainer
 from flint_posthoc.learning.caching import shards
 from flint_posthoc.learning.checkpoint import FILE_NAME
 from flint_posthoc.learning.presets import FlintConfig
-from flint_posthoc.learning.trainer import FitSettings
+from flint_posthoc.learning.settings import FitSettings
 from flint_posthoc.report.writing import write_report
 from flint_posthoc.storage import read_tensors
 

@@ -25,7 +25,7 @@ from examples.results import circumstances, figures, text, write
 from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, LossWeights
 from flint_posthoc.charts import curves
 from flint_posthoc.figures import save
-from flint_posthoc.learning.trainer import FitSettings
+from flint_posthoc.learning.settings import FitSettings
 
 Row = dict[str, Any]
 STEPS = 1000  # of every post-hoc fit here: enough to tell variants apart

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from examples.paper.tasks import Task
-from flint_posthoc.learning.trainer import learning_rate_factor
+from flint_posthoc.learning.settings import learning_rate_factor
 
 
 def train(model: nn.Module, task: Task, loader: DataLoader, *, epochs: int) -> nn.Module:

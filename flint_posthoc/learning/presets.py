@@ -13,7 +13,7 @@ from ..interpreter.interpreter import InterpreterConfig
 from .joint import JointSettings
 from .losses import LossWeights
 from .schedule import LossSchedule, step_at
-from .trainer import FitSettings
+from .settings import FitSettings
 
 
 @dataclass(frozen=True)

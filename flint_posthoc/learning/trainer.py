@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..classifier.adapter import OutputKind
-from ..errors import ConfigurationError, EmptyDataError, MemoryExhaustedError, TrainingDivergedError
+from ..errors import EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
 from ..precision import autocast
@@ -26,89 +24,12 @@ from .history import EpochRecord, FitHistory
 from .joint import JointSettings, learnable
 from .losses import LossTerms, LossWeights, first_non_finite, interpretability_loss
 from .schedule import LossSchedule
+from .settings import FitSettings
 
 FROZEN = JointSettings()  # of a fit in which f does not learn
-SMALL_IMAGES, PHOTOGRAPHS = (1000, 2e-3), (500, 4e-3)  # the fewest steps of an automatic length, and the learning rate
-PASSES = 12  # over the data, unless it is small
 CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
 COMMON = len(LossTerms._fields)  # values of a step that are those of all processes
 RANK_SEED = 7_368_787  # apart are the seeds of two processes, for other dropout in each
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How long and how fast.
-
-    Attributes:
-        epochs: passes over the data; excludes ``max_steps``.
-        max_steps: optimiser steps, or "auto": twelve passes over the data, and never fewer than ``least_steps``.
-        least_steps: ``None``: 1000, and 500 for photographs.
-        batch_size: of the learning loop, where activations are cached (else the loader's own); ``None``: 128, or 2J where that is more.
-        learning_rate: AdamW's peak; it rises over the first steps and falls along a cosine, unless ``constant_learning_rate`` (the paper).
-            ``None``: 2e-3, and 4e-3 for photographs.
-        weight_decay: of Ψ and d.  head_weight_decay: of h.
-        revive_after: steps without a single activation after which an attribute is re-initialised; ``None``: never (the paper).
-        seed: of initialisation and order.
-    """
-
-    epochs: int | None = None
-    max_steps: int | str = "auto"
-    least_steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    constant_learning_rate: bool = False
-    weight_decay: float = 0.01
-    head_weight_decay: float = 0.01
-    revive_after: int | None = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigurationError(f"epochs must be at least 1, got {self.epochs}")
-        if self.max_steps != "auto" and (not isinstance(self.max_steps, int) or self.max_steps < 1):
-            raise ConfigurationError(f"max_steps must be 'auto' or at least 1, got {self.max_steps!r}")
-        if self.epochs is not None and self.max_steps != "auto":
-            raise ConfigurationError(f"give epochs or max_steps, not both (epochs={self.epochs}, max_steps={self.max_steps})")
-        sizes = (self.least_steps, self.batch_size)
-        if any(size is not None and size < 1 for size in sizes) or not (self.learning_rate is None or self.learning_rate > 0):
-            raise ConfigurationError(
-                "least_steps and batch_size must be at least 1 and learning_rate positive, "
-                f"got {self.least_steps}, {self.batch_size} and {self.learning_rate}"
-            )
-        if not (self.weight_decay >= 0 and self.head_weight_decay >= 0):
-            raise ConfigurationError(f"weight decays must be at least 0, got {self.weight_decay} and {self.head_weight_decay}")
-        if self.revive_after is not None and self.revive_after < 1:
-            raise ConfigurationError(f"revive_after must be at least 1 or None, got {self.revive_after}")
-
-    def chosen(self, *, photographs: bool) -> FitSettings:
-        """With the learning rate and the fewest steps in place of ``None``."""
-        steps, rate = PHOTOGRAPHS if photographs else SMALL_IMAGES
-        return dataclasses.replace(self, least_steps=self.least_steps or steps, learning_rate=self.learning_rate or rate)
-
-    @property
-    def peak(self) -> float:
-        """The learning rate; where none was chosen, that of small images."""
-        return self.learning_rate or SMALL_IMAGES[1]
-
-    def rate_at(self, step: int, total: int) -> float:
-        """The learning rate at ``step`` of ``total``."""
-        return self.peak * (1.0 if self.constant_learning_rate else learning_rate_factor(step, total))
-
-    def batch_for(self, num_attributes: int) -> int:
-        """The learning loop's batch size: below 2J samples the diversity entropy sees too few."""
-        return self.batch_size or max(128, 2 * num_attributes)
-
-    def total_steps(self, batches_per_epoch: int) -> int:
-        """Optimiser steps of the whole fit."""
-        if self.epochs is not None:
-            return self.epochs * batches_per_epoch
-        return max(self.least_steps or SMALL_IMAGES[0], PASSES * batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
-
-
-def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:
-    """Share of the peak learning rate at ``step`` (from 0): a linear rise over ``warmup`` steps, then a cosine down to 0.1 %."""
-    rise = min(1.0, (step + 1) / min(warmup, max(1, total // 10)))
-    return rise * max(1e-3, 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
 @runtime_checkable
@@ -137,6 +58,7 @@ class _RunningMeans:
         self.batches += 1
 
     def read(self) -> list[float]:
+        """The means so far, over all processes; nothing before the first step."""
         if self.sums is None:
             return []
         common, shares = self.sums.split([COMMON, len(self.sums) - COMMON])
@@ -182,8 +104,7 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None  # by design: the weights of the epoch that was best on validation data
         self.silent_steps = torch.zeros(interpreter.num_attributes, dtype=torch.int64, device=interpreter.head.weight.device)
         self.step = 0
-        device = interpreter.head.weight.device
-        self._lowered = (lambda: autocast(device, "bfloat16")) if bfloat16 else contextlib.nullcontext
+        self._lowered = (lambda: autocast(self.silent_steps.device, "bfloat16")) if bfloat16 else contextlib.nullcontext
 
     def fit(self, *, resume: bool = False) -> FitHistory:
         """Run to the end and return the history.
@@ -277,7 +198,7 @@ class Trainer:
         def tried(rows: int) -> None:
             part = batch.rows(slice(0, rows))
             with alone():
-                self._loss(self.interpreter(part.activations), part, self.weights).total.backward()
+                self._loss(self._forward(part), part, self.weights).total.backward()
 
         fitting = most_that_fit(tried, len(batch.logits)) if batch.prediction is None else len(batch.logits) // 2
         advice = f"batch_size={fitting} {'would' if batch.prediction is None else 'may'} fit" if fitting else "tap later layers"
@@ -287,9 +208,7 @@ class Trainer:
         """One optimiser step on ``batch``, this process's part of a mini-batch of ``images``."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(self.step, total) * group["scale"]
-        with self._lowered():
-            output = self.interpreter(batch.activations)
-        output = InterpreterOutput(*(part.float() for part in output))
+        output = self._forward(batch)
         terms = self._loss(output, batch, self.schedule.at(self.weights, progress=self.step / total, epoch=epoch))
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
@@ -300,6 +219,12 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         return self._observe(output, batch, images, terms)
+
+    def _forward(self, batch: LearningBatch) -> InterpreterOutput:
+        """In float32, however it was computed."""
+        with self._lowered():
+            output = self.interpreter(batch.activations)
+        return InterpreterOutput(*(part.float() for part in output))
 
     def _loss(self, output: InterpreterOutput, batch: LearningBatch, weights: LossWeights) -> LossTerms:
         terms = interpretability_loss(

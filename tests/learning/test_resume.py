@@ -21,7 +21,7 @@ from flint_posthoc.learning import trainer
 from flint_posthoc.learning.checkpoint import FILE_NAME
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig
-from flint_posthoc.learning.trainer import FitSettings
+from flint_posthoc.learning.settings import FitSettings
 from flint_posthoc.storage import read_tensors, write_tensors
 
 EPOCHS, RANDOM_KILLS = 4, 2

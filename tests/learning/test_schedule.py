@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from flint_posthoc.errors import ConfigurationError
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.schedule import CONSTANT, LossSchedule, interpolate, step_at
-from flint_posthoc.learning.trainer import FitSettings, learning_rate_factor
+from flint_posthoc.learning.settings import FitSettings, learning_rate_factor
 
 RAMP = ((0.2, 0.0), (0.4, 1.0), (0.8, 3.0))
 ONES = LossWeights(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)

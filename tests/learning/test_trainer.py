@@ -17,7 +17,8 @@ from flint_posthoc.learning.history import FitHistory
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig
 from flint_posthoc.learning.schedule import LossSchedule, step_at
-from flint_posthoc.learning.trainer import FitSettings, Trainer
+from flint_posthoc.learning.settings import FitSettings
+from flint_posthoc.learning.trainer import Trainer
 
 SHAPES = ((4, 4, 4),)
 
