@@ -40,8 +40,9 @@ fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: the sugges
 imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10 minutes)
 	$(BIN)/python -m examples.imagenette.run --data $(DATA) --seeds 0 1 2
 
-weights: $(INSTALLED)  ## what each loss weight buys, on validation splits (20 minutes)
+weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (30 minutes)
 	$(BIN)/python -m examples.weights.run --data $(DATA)
+	$(BIN)/python -m examples.weights.lengths --data $(DATA)
 
 pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (20 minutes)
 	$(BIN)/python -m examples.pictures.run --data $(DATA)
@@ -110,7 +111,7 @@ paper-figures: $(INSTALLED)  ## relevance maps, samples by class, pairs with and
 .PHONY: bench
 
 bench: $(TEST_INSTALLED)  ## every benchmark; results go into examples/benchmarks/results (an hour)
-	for name in startup explanations fit pictures memory lime fidelity; do $(BIN)/python -m examples.benchmarks.$$name --data $(DATA) || exit 1; done
+	for name in startup explanations fit costs pictures memory lime fidelity; do $(BIN)/python -m examples.benchmarks.$$name --data $(DATA) || exit 1; done
 
 .PHONY: readme-picture
 readme-picture: $(INSTALLED)  ## make the README's picture again

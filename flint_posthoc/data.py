@@ -230,8 +230,7 @@ def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> 
         raise BatchFormatError(
             f"{place}: images are {images.dtype}; expected floating point, converted and normalised as the classifier expects"
         )
-    finite = torch.isfinite(images)
-    if not finite.all():
+    if not images.sum().isfinite() and not (finite := images.isfinite()).all():  # a sum is cheap, and may overflow
         spoilt = int((~finite).flatten(1).any(dim=1).sum())
         raise NonFinitePixelsError(
             f"{place}: {int((~finite).sum())} pixels in {spoilt} of {len(images)} images are NaN or infinite; expected finite pixels"

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -228,9 +228,14 @@ def fingerprint(model: nn.Module) -> str:
     The module that the class stands in does not count: it is ``__main__`` in a script and something else where that is imported.
     Nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time.
     """
-    digest = hashlib.sha256(f"{type(model).__qualname__}\n".encode())
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+    return tensors_digest(sorted(named, key=lambda pair: pair[0]), f"{type(model).__qualname__}\n")
+
+
+def tensors_digest(named: Iterable[tuple[str, Tensor]], heading: str = "") -> str:
+    """SHA-256 (hex) of ``heading`` and of name, dtype, shape and bytes of every tensor, in this order."""
+    digest = hashlib.sha256(heading.encode())
+    for name, tensor in named:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         for chunk in _chunks(tensor):
             digest.update(chunk)

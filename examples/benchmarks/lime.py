@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from captum.attr import Lime
@@ -44,7 +45,7 @@ def measure(subject: Subject, options: argparse.Namespace) -> dict[str, float]:
     return {"fit": fit, "explanation": explanation, "lime": lime, "images": math.ceil(fit / (lime - explanation))}
 
 
-def seconds(way) -> float:
+def seconds(way: Callable[[], object]) -> float:
     started = time.perf_counter()
     way()
     return time.perf_counter() - started

@@ -5,20 +5,19 @@ python -m examples.pictures.speed        after `make fashion-mnist imagenette`, 
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from examples.benchmarks.pictures import passes
+from examples.benchmarks.timing import medians, ratio, take_turns
 from examples.pictures.run import HERE, SUBJECTS, Subject, exemplars_of, parsed
 from examples.results import circumstances, write
 from flint_posthoc import FlintExplainer
-from flint_posthoc.interpretation.ascent import MaximizationSettings, Stage
-from flint_posthoc.precision import autocast
+from flint_posthoc.interpretation.ascent import Stage
 
 SIZES = {"FashionMNIST": (64, 300, 5), "Imagenette": (8, 300, 3)}  # pictures, steps, repeats
 
@@ -44,32 +43,15 @@ def speed(explain: FlintExplainer, images: Tensor, attributes: Tensor, subject: 
     settings = replace(subject.preset, stages=(Stage(steps, 2.0, 20.0, 0.0),))
     rows = torch.arange(at_once) % len(images)
     chosen, wanted = images[rows], attributes[rows]
-    ways: dict[str, Callable[[], object]] = {
+    ways = {
         "together": lambda: explain.maximize(chosen, wanted, settings=settings),
-        "bare_passes": lambda: bare_passes(explain, chosen, wanted, settings),
+        "bare_passes": lambda: passes(explain, chosen, wanted, settings),
         "one_at_a_time": lambda: [explain.maximize(chosen[row : row + 1], int(wanted[row]), settings=settings) for row in range(at_once)],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {f"{name}_over_{base}": statistics.median(map(lambda a, b: a / b, seconds[name], seconds[base]))
-              for name, base in (("together", "bare_passes"), ("one_at_a_time", "together"))}  # fmt: skip
-    return {"pictures": at_once, "steps": steps, "repeats": repeats} | medians | ratios
-
-
-def bare_passes(explain: FlintExplainer, images: Tensor, attributes: Tensor, settings: MaximizationSettings) -> None:
-    """As many truncated forward and backward passes as the climb needs, and nothing else."""
-    fitted, network = explain.fitted, explain.interpreter.attribute_network
-    moved = images.clone(memory_format=torch.channels_last).requires_grad_(True)
-    with fitted.view.frozen() as run:
-        for _ in settings.stage_of_step:
-            with autocast(fitted.device, settings.precision):
-                activations = run.activations(moved)
-            torch.autograd.grad(network.preactivations(activations).gather(1, attributes[:, None]).sum(), moved)
+    seconds = take_turns(ways, repeats)
+    compared = (("together", "bare_passes"), ("one_at_a_time", "together"))
+    ratios = {f"{way}_over_{base}": ratio(seconds, way, base) for way, base in compared}
+    return {"pictures": at_once, "steps": steps, "repeats": repeats} | medians(seconds) | ratios
 
 
 def cost(speed: dict[str, float]) -> str:

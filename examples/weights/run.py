@@ -17,6 +17,7 @@ from examples.fashion_mnist import task as fashion_mnist
 from examples.imagenette import task as imagenette
 from examples.results import add_steps, arguments, circumstances, figures, summary, table, write
 from flint_posthoc import ActivationCache, FlintExplainer, LossWeights
+from flint_posthoc.learning.presets import FlintConfig
 
 HERE = Path(__file__).parent
 WEIGHTINGS = {
@@ -75,8 +76,14 @@ def fashion_mnist_task(data: Path, max_steps: str) -> Task:
 
 def imagenette_task(data: Path, max_steps: str) -> Task:
     train, validation = imagenette.validation_split(data)
-    explain = FlintExplainer(imagenette.classifier(data), classes=imagenette.CLASSES, class_names=imagenette.CLASS_NAMES, num_attributes=64)
+    explain = imagenette_explainer(data, FlintConfig())
     return Task("Imagenette, SqueezeNet", explain, explain.cache(train), train, validation, 400 if max_steps == "auto" else int(max_steps))
+
+
+def imagenette_explainer(data: Path, config: FlintConfig) -> FlintExplainer:
+    """Unfitted, J = 64, on the ten classes."""
+    model = imagenette.classifier(data)
+    return FlintExplainer(model, classes=imagenette.CLASSES, class_names=imagenette.CLASS_NAMES, num_attributes=64, config=config)
 
 
 TASKS = {"fashion_mnist": fashion_mnist_task, "imagenette": imagenette_task}

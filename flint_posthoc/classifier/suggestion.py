@@ -87,10 +87,14 @@ class _Survey:
             layout = self._adapter.layout(name, output, self._images, self._model)
         except UnmappableActivationError:
             return None
-        height, width = self._images.shape[2:]
-        stretched = abs(math.log(layout.width * height / (layout.height * width))) > math.log(STRETCH)
         resampled = type(module).__name__.startswith("Adaptive")
-        return layout if layout.height * layout.width > 1 and not resampled and not stretched else None
+        return layout if layout.height * layout.width > 1 and not resampled and not self._stretched(layout) else None
+
+    def _stretched(self, layout: TapLayout) -> bool:
+        """Whether a map is too far off the image's aspect; those of a signal, one row, are as long as they are."""
+        height, width = self._images.shape[2:]
+        aspect = layout.width * height / (layout.height * width)
+        return min(height, width) > 1 and abs(math.log(aspect)) > math.log(STRETCH)
 
 
 def suggest(model: nn.Module, images: Images, adapter: ModelAdapter) -> Suggestion:

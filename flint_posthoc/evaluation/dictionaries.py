@@ -118,6 +118,7 @@ def learn_readout(codes: Codes, logits: Float[Tensor, "n classes"], kind: Output
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=READOUT_STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
+            """With gradients, as L-BFGS asks for it."""
             optimizer.zero_grad()
             value = kind.cross_entropy(target, scaled @ weight.T + bias).mean() + READOUT_DECAY * weight.square().sum() / 2
             value.backward()

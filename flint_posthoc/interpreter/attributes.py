@@ -120,6 +120,7 @@ class TapReader(nn.Module):
         self.scale.copy_(1 / deviation)
 
     def forward(self, maps: Maps) -> Maps:
+        """(B, C, h, w) → ReLU of the convolution of the standardised channels."""
         scale, shift = self.scale.view(1, -1, 1, 1), self.shift.view(1, -1, 1, 1)
         if self.convolution.kernel_size != (1, 1):
             return self.activation(self.convolution((maps - shift) * scale))
@@ -228,7 +229,7 @@ class AttributeNetwork(nn.Module):
         """
         fresh = nn.Linear(self.linear.in_features, self.linear.out_features).to(self.linear.weight)
         features = self.features(activations)
-        deviation, mean = torch.std_mean(F.linear(features.float(), fresh.weight).float(), dim=0, correction=0)
+        deviation, mean = torch.std_mean(F.linear(features, fresh.weight).float(), dim=0, correction=0)
         varies = deviation > 1e-5 * mean.abs()
         scale = torch.where(varies, 1 / torch.where(varies, deviation, 1), 1)
         self.linear.weight[units] = (fresh.weight * scale[:, None])[units]

@@ -56,6 +56,7 @@ class InterpreterClassifier(nn.Module):
             self.savings = Savings(before[0], _parameters(self), before[1], _flops(self, sample))
 
     def forward(self, images: Images) -> Logits:
+        """g's logits (B, C), float32, of images as f takes them."""
         with tapped(self.classifier, self._adapter, self._layouts) as run:
             activations = run.activations(images.to(self._dtype))
         logits: Tensor = self.head(self.attribute_network(tuple(maps.float() for maps in activations)))

@@ -213,6 +213,7 @@ def _trainer(
     identity = _identity(prepared, interpreter.num_attributes, config, survey, request.joint)
     note = _note(source)
     identity |= {"cache": note} if note else {}  # other precisions and orders end elsewhere
+    identity |= {"components": source.components.digest} if isinstance(source, CachedBatches) and source.components else {}
     require_same("classifier, settings and data of a fit", identity)
     return Trainer(
         interpreter,

@@ -279,7 +279,7 @@ def test_signals_are_refused_with_the_way_out_which_works() -> None:
         FlintExplainer(Signal(), layers=["body"]).fit(signals, progress=False)
     model = AsImages(Signal())
     with left_alone(model):
-        explain = FlintExplainer(model, layers=["model.body"], num_attributes=3, config=small.CONFIG)
+        explain = FlintExplainer(model, num_attributes=3, config=small.CONFIG)
         explain.fit(signals[:, :, None], max_steps=4, progress=False)
         assert explain.attribution(signals[:1, :, None], attribute=0, settings=AttributionSettings(steps=4)).values.shape == (1, 2, 1, 64)
         explain.maximize(signals[:1, :, None], 0, settings=FEW_STEPS)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from flint_posthoc import ActivationCache, FlintExplainer
-from flint_posthoc.errors import DamagedArtifactError
+from flint_posthoc.errors import ClassifierMismatchError, DamagedArtifactError
 from flint_posthoc.learning.caching.components import Components, TapComponents, in_components
 from flint_posthoc.learning.caching.disk import Origin, open_cache, write_cache
+from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.presets import FlintConfig
 from tests import small
 
@@ -140,3 +142,34 @@ def test_components_that_do_not_belong_to_the_rows_are_refused(tmp_path: Path) -
     write_cache(tmp_path, origin, iter([cache.rows.select(torch.arange(8))]), foreign, precision="float32", needed=0, overwrite=False)
     with pytest.raises(DamagedArtifactError, match="do not belong"):
         open_cache(tmp_path)
+
+
+class Stopped(Exception):
+    """Raised between two epochs."""
+
+
+def test_a_stopped_fit_goes_on_in_the_same_components_and_in_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = images().split(16)
+    explain = explainer(NARROW)
+    cache = explain.cache(data, progress=False)
+    unbroken = explain.fit(data, cache=cache, progress=False)
+    expected = small.weights(explain)
+
+    saved = FitCheckpoint.save
+
+    def save_and_stop(self: FitCheckpoint, *state: Any) -> None:
+        saved(self, *state)
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitCheckpoint, "save", save_and_stop)
+        with pytest.raises(Stopped):
+            explainer(NARROW).fit(data, cache=cache, checkpoint_dir=tmp_path, progress=False)
+    other = explainer(NARROW)
+    elsewhere = other.cache(images().flip(0).split(16), progress=False)
+    with pytest.raises(ClassifierMismatchError, match="components"):
+        other.fit(data, cache=elsewhere, checkpoint_dir=tmp_path, resume=True, progress=False)
+    assert len(unbroken) > 1
+    resumed = explainer(NARROW)
+    assert resumed.fit(data, cache=cache, checkpoint_dir=tmp_path, resume=True, progress=False) == unbroken
+    assert small.weights(resumed) == expected

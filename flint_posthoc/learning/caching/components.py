@@ -14,10 +14,11 @@ from torch import Tensor
 from ...arrays import Activations, Maps
 from ...interpreter.attributes import channel_statistics
 from ...processes import copy_from_main, gather, gather_rows, rank
+from ...storage import tensors_digest
 from ..batches import LearningBatch
 
-IMAGES = 1024  # whose positions tell the components, at most
-POSITIONS = 8192  # of these images, at most
+IMAGES = 1024  # whose places tell the components, at most
+PLACES = 8192  # of these images, at most
 _NAMES = ("mean", "deviation", "basis", "kept")
 
 
@@ -42,10 +43,8 @@ class TapComponents(NamedTuple):
         channels = len(mean)
         if channels <= count:
             return cls(mean, deviation, torch.eye(channels, device=mean.device), torch.ones((), device=mean.device))
-        rows = maps.transpose(0, 1).flatten(1).T  # (positions, C)
-        chosen = torch.linspace(0, len(rows) - 1, min(len(rows), POSITIONS), device=rows.device).round().long()
-        standard = (rows[chosen] - mean) / deviation
-        values, vectors = torch.linalg.eigh(standard.T @ standard / len(chosen))
+        standard = (_places(maps).float() - mean) / deviation
+        values, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))
         kept = values[-count:].sum() / values.sum()
         return cls(mean, deviation, vectors[:, -count:].flip(1).contiguous(), kept)
 
@@ -62,8 +61,7 @@ class TapComponents(NamedTuple):
     def project(self, maps: Maps) -> Maps:
         """(n, C, h, w) → (n, R, h, w)."""
         kernel = self.kernel.to(maps)
-        places = maps.permute(0, 2, 3, 1).flatten(0, 2)  # side by side in memory afterwards, as the learning loop reads them
-        found = torch.addmm(-(kernel @ self.mean.to(maps)), places, kernel.T)
+        found = torch.addmm(-(kernel @ self.mean.to(maps)), _places(maps), kernel.T)  # of a place side by side, as the loop reads them
         return found.unflatten(0, (len(maps), *maps.shape[2:])).permute(0, 3, 1, 2)
 
     def restore(self, maps: Maps) -> Maps:
@@ -110,6 +108,11 @@ class Components:
         return cls(taps)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 (hex): a fit that has learnt in these components can go on in no others."""
+        return tensors_digest(self.tensors().items())
+
+    @property
     def note(self) -> str:
         """How much is kept."""
         wide = (tap for tap in self.taps if tap.basis.shape[1] < tap.basis.shape[0])
@@ -125,13 +128,24 @@ def in_components(passes: Iterator[LearningBatch], max_channels: int | None) -> 
     begun = [first]
     while sum(len(batch.logits) for batch in begun) < IMAGES and (batch := next(passes, None)) is not None:
         begun.append(batch)
-    components = Components.of(tuple(map(_of_all, zip(*(batch.activations for batch in begun), strict=True))), max_channels)
+    components = Components.of(tuple(map(_told_by, zip(*(batch.activations for batch in begun), strict=True))), max_channels)
     copy_from_main(value for tap in components.taps for value in tap)
     return components, (batch.mapped(components.project) for batch in chain(begun, passes))
 
 
-def _of_all(parts: tuple[Tensor, ...]) -> Tensor:
-    """A tap's maps of the first images of all processes: of each no more than those before it have left to give."""
-    maps = torch.cat(parts)
-    before = sum(gather(len(maps))[: rank()])
-    return gather_rows(maps[: max(0, IMAGES - before)])
+def _told_by(parts: tuple[Tensor, ...]) -> Tensor:
+    """Places (P, C, 1, 1) spread evenly over a tap's maps of the first images of all processes; ``parts`` are this one's batches."""
+    area, counts = parts[0].shape[2] * parts[0].shape[3], gather(sum(map(len, parts)))
+    total = area * min(sum(counts), IMAGES)
+    chosen = torch.linspace(0, total - 1, min(total, PLACES), dtype=torch.float64).round().long()
+    first, found = area * sum(counts[: rank()]), []
+    for part in parts:
+        here = chosen[(chosen >= first) & (chosen < first + area * len(part))] - first
+        found.append(_places(part).index_select(0, here.to(part.device)))
+        first += area * len(part)
+    return gather_rows(torch.cat(found))[:, :, None, None]
+
+
+def _places(maps: Maps) -> Tensor:
+    """(n, C, h, w) → (n · h · w, C)."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)

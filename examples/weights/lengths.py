@@ -1,0 +1,57 @@
+"""How long a fit on photographs should last, and which decoder it needs, on Imagenette's validation split.
+
+python -m examples.weights.lengths --seeds 0 1 2
+
+The library's defaults for photographs were chosen here; no test image takes part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+from examples.results import arguments, circumstances, figures, summary, table, write
+from examples.weights.run import HERE, Task, imagenette_explainer, imagenette_task
+from flint_posthoc.interpreter.decoder import DecoderConfig
+from flint_posthoc.interpreter.interpreter import InterpreterConfig
+from flint_posthoc.learning.presets import FlintConfig
+
+AS_IT_IS = FlintConfig()
+MAPS = FlintConfig(interpreter=InterpreterConfig(decoder=DecoderConfig(channels=(16,), max_side=56)))
+WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
+    "500 steps at 4e-3 (default)": (AS_IT_IS, {}),
+    "300 at 4e-3": (AS_IT_IS, {"max_steps": 300}),
+    "1,000 at 2e-3": (AS_IT_IS, {"max_steps": 1000, "learning_rate": 2e-3}),
+    "2,000 at 2e-3": (AS_IT_IS, {"max_steps": 2000, "learning_rate": 2e-3}),
+    "default, transposed convolutions at 56 pixels": (MAPS, {}),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__.splitlines()[0], results=HERE / "results", seeds=[0, 1, 2])
+    options, started = parser.parse_args(argv), time.time()
+    task = imagenette_task(options.data, "auto")
+    found = {name: runs(task, options, config, how) for name, (config, how) in WAYS.items()}
+    lasting = [f"- {name}: {1000 * statistics.median(seconds):.0f} ms a step" for name, (_, seconds) in found.items()]
+    body = table({name: summary(measures) for name, (measures, _) in found.items()}) + "\n\n" + "\n".join(lasting)
+    record = {"circumstances": circumstances(started, seeds=options.seeds), "runs": found}
+    write(options.results / "lengths", "Length and decoder: Imagenette, SqueezeNet, validation split", body, record)
+
+
+def runs(task: Task, options: argparse.Namespace, config: FlintConfig, how: dict[str, Any]) -> tuple[list[dict], list[float]]:
+    """The measures of each seed, and the seconds of a step."""
+    explain = imagenette_explainer(options.data, config)
+    measures, seconds = [], []
+    for seed in options.seeds:
+        begun = time.perf_counter()
+        history = explain.fit(task.train, cache=task.cache, seed=seed, progress=False, **how)
+        seconds.append((time.perf_counter() - begun) / history[-1].steps)
+        measures.append(figures(explain.evaluate(task.validation)))
+        print(how, seed, measures[-1], f"{seconds[-1]:.4f} s a step", flush=True)
+    return measures, seconds
+
+
+if __name__ == "__main__":
+    main()
