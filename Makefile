@@ -28,7 +28,7 @@ lint: $(TEST_INSTALLED)  ## style, format, types and the order of imports
 
 DATA ?= $(or $(FLINT_DATA),../shared/data)
 
-.PHONY: fashion-mnist imagenette weights digits pictures report
+.PHONY: fashion-mnist imagenette weights digits layers pictures report
 
 digits: $(INSTALLED)  ## train the demo's classifier again and write its checkpoint
 	$(BIN)/python examples/digits/train.py
@@ -43,6 +43,9 @@ imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10
 weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (30 minutes)
 	$(BIN)/python -m examples.weights.run --data $(DATA)
 	$(BIN)/python -m examples.weights.lengths --data $(DATA)
+
+layers: $(INSTALLED)  ## are the suggested layers the right ones? every good choice on three checkpoints (30 minutes)
+	$(BIN)/python -m examples.layers.run --data $(DATA)
 
 pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (20 minutes)
 	$(BIN)/python -m examples.pictures.run --data $(DATA)

@@ -48,15 +48,25 @@ def demo(*, output: Path = Path("flint-demo"), seed: int = 0, max_steps: int | L
         print(paragraph, end="\n\n", flush=True)
 
 
-def layers(classifier: ClassifierOptions, reading: ReadingOptions, *, data: str | None = None) -> None:
-    """Say which layers would be read, why, and what they put out; nothing is fitted.
+def layers(
+    classifier: ClassifierOptions, reading: ReadingOptions, *, data: str | None = None, measure: bool = False, folds: int = 3
+) -> None:
+    """Say which layers would be read, why, and what they put out; nothing is fitted, unless to measure.
 
     Args:
-        data: pictures that show the size of an image, where neither the classifier nor --size tells; see fit.
+        data: pictures that show the size of an image, where neither the classifier nor --size tells, and to measure on; see fit.
+        measure: fit interpreters to the suggested layers, to each good layer and to pairs, and compare their cross-validated fidelity.
+        folds: of the cross-validation.
     """
     model = classifier.build()
-    form = reading.form(model)
-    _print_layers(reading.explainer(model, form, None if data is None else open_data(data, "train"), device=classifier.device))
+    form, pictures = reading.form(model), None if data is None else open_data(data, "train")
+    explainer = reading.explainer(model, form, pictures, device=classifier.device)
+    num_classes = _print_layers(explainer)
+    if measure:
+        if pictures is None:
+            raise ConfigurationError("--measure needs --data, pictures to fit and to judge on")
+        compared = explainer.compare_layers(_loader(pictures, form, num_classes), folds=folds, progress=_on_terminal())
+        print("", compared, sep="\n")
 
 
 def fit(
@@ -278,6 +288,9 @@ def _command_parser(command: Callable[..., None]) -> _Parser:
     for name, (kind, meaning) in LISTS.items():
         if name in names:
             parser.add_argument(name if name == "images" else f"--{name}", type=kind, nargs="+", help=meaning)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True  # --resume, or --resume=false over a file that says true
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,9 +18,10 @@ from .artifact import SavedExplainer, load, load_trained_classifier, local_folde
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
-from .data import Data, FirstPass, look_at, num_images
+from .data import Data, FirstPass, is_one_shot, look_at, num_images
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
-from .evaluation.selection import Selection, check_sizes, sweep_sizes
+from .evaluation.layer_choice import LayerComparison, compare_layers
+from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
@@ -281,6 +283,35 @@ class FlintExplainer(Explanations):
             cache = self.cache(data, progress=progress)
             prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
             return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
+
+    def compare_layers(
+        self, data: Data, choices: Sequence[Sequence[str]] | None = None, *, folds: int = 3, seed: int = 0, progress: bool = True
+    ) -> LayerComparison:
+        """Which layers? Cross-validated fits on each choice, which f gives once, beside what is suggested.
+
+        Args:
+            choices: layers to read together, in each; ``None``: every good layer, then the best of them with each other one.
+
+        Raises:
+            DataError; LayerError: an unknown layer; ConfigurationError: fewer than two folds, or data that can be read only once.
+        """
+        if is_one_shot(data):
+            raise ConfigurationError("each choice of layers reads the data once, but this iterator can be read only once; use a DataLoader")
+        check_sizes([1], folds, num_images(data))
+        wanted = None if choices is None else [resolve_layers(self.model, choice) for choice in choices]
+        free = self._reading(None)._prepare(FirstPass(data).images)
+        size = self.num_attributes or automatic_num_attributes(free.view.num_classes)
+
+        def measured(layers: tuple[str, ...]) -> SizeScore:
+            return self._reading(layers).selection(data, [size], folds=folds, seed=seed, progress=progress).scores[0]
+
+        return compare_layers(measured, free.view.layers, free.good_layers, wanted, folds)
+
+    def _reading(self, layers: tuple[str, ...] | None) -> FlintExplainer:
+        """An unfitted twin that reads these layers; ``None``: suggested ones."""
+        twin = copy.copy(self)
+        twin._request, twin._prepared, twin._saved = dataclasses.replace(self._request, layers=layers), None, None
+        return twin
 
     # ---- keeping ----
 

@@ -64,6 +64,17 @@ def test_layers_takes_names_and_the_size_of_an_image_from_data(capsys: pytest.Ca
     assert capsys.readouterr().out.startswith("layers: block2 block3\n")
 
 
+def test_layers_measures_on_request_and_needs_data_for_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["layers", *MODEL, *READING, "--measure"]) == 2
+    assert "--measure needs --data" in capsys.readouterr().err
+    said = "compared over {folds} folds of {images} images"
+    monkeypatch.setattr(
+        FlintExplainer, "compare_layers", lambda self, data, folds, progress: said.format(folds=folds, images=len(data.dataset))
+    )
+    assert main(["layers", *MODEL, *READING, "--data", "digits", "--measure", "--folds", "2"]) == 0
+    assert "compared over 2 folds of 1437 images" in capsys.readouterr().out
+
+
 def test_fit_judges_saves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     arguments = ["--data", "digits", "--validation", "digits", "--output", str(folder), "--classes", "1", "4", "7"]
@@ -91,7 +102,7 @@ def test_options_come_from_yaml_and_the_command_line_goes_first(fitted: Path, tm
 def test_a_fit_is_kept_and_resumed(fitted: Path, tmp_path: Path) -> None:
     kept = ["--checkpoint-dir", str(tmp_path / "kept"), "--output", str(tmp_path / "again")]
     assert main(["fit", *MODEL, *READING, *QUICK, "--data", "digits", *kept]) == 0
-    assert main(["fit", *MODEL, *READING, *QUICK, "--data", "digits", *kept, "--resume", "true"]) == 0
+    assert main(["fit", *MODEL, *READING, *QUICK, "--data", "digits", *kept, "--resume"]) == 0
     assert (tmp_path / "again" / "interpreter.safetensors").read_bytes() == (fitted / "interpreter.safetensors").read_bytes()
 
 

@@ -221,10 +221,11 @@ class TapLayout:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The layers an adapter would tap, in forward order, and why, in words."""
+    """The layers an adapter would tap, in forward order, and why, in words; ``good``: all that it chose from, where it tells."""
 
     layers: tuple[str, ...]
     reason: str
+    good: tuple[str, ...] = ()
 
 
 MAIN_KEYS = ("logits", "last_hidden_state")  # under which a dict or a dataclass keeps what it is about

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..arrays import Images
 from ..errors import ClassNamesError
-from .adapter import ModelAdapter, Normalization, kind_of
+from .adapter import ModelAdapter, Normalization, Suggestion, kind_of
 from .preflight import PreflightRecord, preflight
 from .taps import frozen
 from .view import ClassifierView, check_class_ids, model_dtype
@@ -38,7 +38,7 @@ class PreparedClassifier:
 
     Attributes:
         image_shape: (channels, height, width) of the images.
-        reason: why these layers, in words; empty where the user named them.
+        reason: why these layers, in words; empty where the user named them.  good_layers: what they were chosen from.
         notes: what every result has to say: an estimated pixel range, a restricted f.
     """
 
@@ -49,6 +49,7 @@ class PreparedClassifier:
     record: PreflightRecord
     reason: str
     notes: tuple[str, ...]
+    good_layers: tuple[str, ...] = ()
 
 
 def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
@@ -62,8 +63,8 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     """
     model, adapter = request.model, request.adapter
     native = images.to(model_dtype(model))
-    layers, reason = (request.layers, "") if request.layers else _suggested(model, adapter, native)
-    record = preflight(model, layers, native, adapter=adapter)
+    suggestion = Suggestion(request.layers, "") if request.layers else _suggested(model, adapter, native)
+    record = preflight(model, suggestion.layers, native, adapter=adapter)
     for warning in record.warnings:
         log.warning("%s", warning)
     kind = kind_of(request.output_kind, adapter, model, record.num_classes)
@@ -73,16 +74,15 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     names = _class_names(request, view)
     normalization = request.normalization or adapter.normalization(model) or _estimated(images)
     normalization.denormalize(images)  # refuses another number of channels
-    return PreparedClassifier(
-        view, (images.shape[1], images.shape[2], images.shape[3]), names, normalization, record, reason, _notes(view, normalization)
-    )
+    shape, notes = (images.shape[1], images.shape[2], images.shape[3]), _notes(view, normalization)
+    return PreparedClassifier(view, shape, names, normalization, record, suggestion.reason, notes, suggestion.good)
 
 
-def _suggested(model: nn.Module, adapter: ModelAdapter, images: Images) -> tuple[tuple[str, ...], str]:
+def _suggested(model: nn.Module, adapter: ModelAdapter, images: Images) -> Suggestion:
     with frozen(model):
         suggestion = adapter.suggest_layers(model, images)
     log.info("layers=%s suggested: %s", list(suggestion.layers), suggestion.reason)
-    return suggestion.layers, suggestion.reason
+    return suggestion
 
 
 def _class_names(request: ClassifierRequest, view: ClassifierView) -> tuple[str, ...]:

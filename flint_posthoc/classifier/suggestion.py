@@ -165,11 +165,17 @@ class _Choice:
         for candidates, condition, words in groups:
             fitting = [candidate for candidate in candidates if condition(candidate)]
             if fitting:
-                return self._with_second(fitting[-1], candidates, words)
+                return replace(self._with_second(fitting[-1], candidates, words), good=self._good(candidates))
         raise LayerError(
             "found no layer with spatial or token extent that reaches the logits; pass layers=[...] with names as in model.named_modules() "
             "(quantised layers, reentrant checkpointing and torch.no_grad() in the model hide what lies before them)"
         )
+
+    def _good(self, candidates: Sequence[_Candidate]) -> tuple[str, ...]:
+        """What could be read instead: of blocks, where the net has some, else of all layers, those with something non-linear behind."""
+        followed = [candidate for candidate in candidates if self._is_followed(candidate)]
+        blocks = [candidate for candidate in followed if candidate.is_block]
+        return tuple(dict.fromkeys(map(self._name, blocks or followed)))
 
     def _share(self, candidate: _Candidate) -> float:
         """Of the linear layers, how many come before."""
