@@ -53,7 +53,7 @@ class MaximizationSettings:
         jitter: each step sees the image moved by up to so many pixels, circularly, along both axes.
         parameterization: "pixels" or "fourier".
         batch_size: pairs that climb together.
-        precision: of f while climbing: "auto" (bfloat16 where that pays), "float32" or "bfloat16"; φ_j is measured in f's own.
+        precision: of f while climbing and measuring: "auto" (bfloat16 where that pays), "float32" or "bfloat16".
         seed: of the jitter and of a start from noise.
     """
 

@@ -136,22 +136,19 @@ def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, set
     with fitted.view.frozen() as run, torch.inference_mode(False), torch.enable_grad():
         images, attributes = images.detach().clone(), attributes.clone()  # out of the caller's inference mode
 
-        def exactly(seen: Images) -> Attributes:
-            return network.preactivations(run.activations(seen))
-
-        def climb(seen: Images) -> Attributes:
+        def read(seen: Images) -> Attributes:
             with autocast(fitted.device, settings.precision):
                 activations = run.activations(seen.clone(memory_format=torch.channels_last))  # contiguous() leaves grey images as they are
             return network.preactivations(activations)
 
         with torch.no_grad():
-            before = exactly(images)
+            before = read(images)
         units = _units(before, images, attributes) if settings.relative else Units(*(torch.ones_like(before[:, 0]) for _ in range(2)))
-        objective = Objective(climb, attributes, units, normalization, settings.variation_allowance)
+        objective = Objective(read, attributes, units, normalization, settings.variation_allowance)
         climbed = ascend(objective, STARTS[start](images, normalization, settings), normalization, settings)
         pixels = as_delivered(climbed.images, normalization)
         with torch.no_grad():
-            after = torch.stack([exactly(normalization.normalize(moved)).relu() for moved in shifted(pixels)]).median(dim=0).values
+            after = torch.stack([read(normalization.normalize(moved)).relu() for moved in shifted(pixels)]).median(dim=0).values
     shown = normalization.denormalize(images)
     variations = total_variation(shown), total_variation(pixels)
     return Maximization(attributes, shown, pixels, before.relu(), after, *variations, climbed.objective, settings)
