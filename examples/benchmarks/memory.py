@@ -20,7 +20,7 @@ from examples.results import ROOT, arguments
 from flint_posthoc import FlintExplainer
 
 SIZES = (2000, 8000)
-SIDE, BATCH = 96, 50
+SIDE, BATCH = 224, 50
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from examples.fashion_mnist import task as fashion_mnist
 from examples.imagenette import task as imagenette
@@ -53,11 +54,16 @@ def _noise(side: int, channels: int = 3) -> Callable[[argparse.Namespace, int], 
 
 
 def _photographs(options: argparse.Namespace, count: int) -> Tensor:
-    return torch.stack([image for image, _ in some(imagenette.images(options.data, train=True), count)])
+    return _first(imagenette.images(options.data, train=True), count)
 
 
 def _clothes(options: argparse.Namespace, count: int) -> Tensor:
-    return torch.stack([image for image, _ in some(fashion_mnist.images(options.data, train=True), count)])
+    return _first(fashion_mnist.images(options.data, train=True), count)
+
+
+def _first(dataset: Dataset, count: int) -> Tensor:
+    """``count`` images, spread over the data."""
+    return torch.stack([image for image, _ in islice(some(dataset, count), count)])  # type: ignore[arg-type]
 
 
 SUBJECTS = {
