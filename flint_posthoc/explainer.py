@@ -290,7 +290,7 @@ class FlintExplainer(Explanations):
         """Which layers? Cross-validated fits on each choice, which f gives once, beside what is suggested.
 
         Args:
-            choices: layers to read together, in each; ``None``: every good layer, then the best of them with each other one.
+            choices: layers to read together, in each; ``None``: every good layer, then the best of them with each of the next four.
 
         Raises:
             DataError; LayerError: an unknown layer; ConfigurationError: fewer than two folds, or data that can be read only once.

@@ -48,23 +48,23 @@ SUBJECTS = {
     "FashionMNIST": Subject(
         fashion_mnist.classifier,
         lambda data: fashion_mnist.images(data, train=True),
-        20_000,
+        10_000,
         {"num_attributes": 25, "normalization": fashion_mnist.NORMALIZATION},
     ),
     "SqueezeNet": Subject(
         imagenette.classifier,
         lambda data: imagenette.images(data, train=True),
-        1_500,
+        1_000,
         {"num_attributes": 64, "classes": imagenette.CLASSES, "class_names": imagenette.CLASS_NAMES},
     ),
-    "ResNet-20": Subject(resnet20.classifier, _cifar10, 10_000, {"num_attributes": 36, "normalization": resnet20.NORMALIZATION}),
+    "ResNet-20": Subject(resnet20.classifier, _cifar10, 5_000, {"num_attributes": 36, "normalization": resnet20.NORMALIZATION}),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__.splitlines()[0], results=HERE / "results")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
-    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
     options = parser.parse_args(argv)
     for name in options.subjects:
         started, subject = time.time(), SUBJECTS[name]

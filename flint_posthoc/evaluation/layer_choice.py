@@ -1,4 +1,4 @@
-"""Which layers? What is suggested beside every good layer alone, and the best of these with each other one, by cross-validated fidelity."""
+"""Which layers? What is suggested beside every good layer alone, and the best of these with the next, by cross-validated fidelity."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .selection import SizeScore
 from .words import number, percent, plain, table
 
 Layers = tuple[str, ...]
+PAIRED = 4  # of the layers that are nearly as good alone as the best one
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def compare_layers(
 
     Args:
         good: layers that could be read, in forward order.
-        choices: to compare beside ``suggested``; ``None``: each good layer, and the best of them with each other one.
+        choices: to compare beside ``suggested``; ``None``: each good layer, and the best of them with each of the next four.
     """
     scores: dict[Layers, SizeScore] = {}
 
@@ -75,7 +76,7 @@ def compare_layers(
     single = [(layer,) for layer in good] if choices is None else []
     measure([suggested, *single, *(choices or ())])
     if single:
-        best = max(single, key=lambda layers: scores[layers].fidelity)[0]
-        measure([tuple(layer for layer in good if layer in (best, other)) for other in good if other != best])
+        (best,), *others = sorted(single, key=lambda layers: -scores[layers].fidelity)[: 1 + PAIRED]
+        measure([tuple(layer for layer in good if layer in (best, other)) for (other,) in others])
     ordered = sorted(scores.items(), key=lambda entry: -entry[1].fidelity)
     return LayerComparison(tuple(LayerScore(layers, score) for layers, score in ordered), suggested, folds)

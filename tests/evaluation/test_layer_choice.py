@@ -27,7 +27,7 @@ def compared(suggested: Layers, choices: list[Layers] | None = None) -> tuple[An
 
 def test_each_good_layer_then_the_best_with_each_other_and_none_of_them_twice() -> None:
     comparison, asked = compared(("b", "c"))
-    assert asked == [("b", "c"), ("a",), ("b",), ("c",), ("a", "b")]
+    assert asked == [("b", "c"), ("a",), ("b",), ("c",), ("a", "b")]  # in forward order, and ("b", "c") is known by then
     assert [entry.layers for entry in comparison.scores] == [("a", "b"), ("b",), ("b", "c"), ("c",), ("a",)]
     assert comparison.gap == pytest.approx(0.1)
 
