@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ WAYS: dict[str, dict[str, Any]] = {"as it is": {}, WHOLE: {"cache": "memory", "p
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__.splitlines()[0], results=HERE / "results")
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results")
     options, started = parser.parse_args(argv), time.time()
     subject, judged = SUBJECTS["SqueezeNet"], task.loader(task.images(options.data, train=False))
     model, loader = subject.model(options), subject.loader(options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 from examples.results import arguments, circumstances, figures, summary, table, write
@@ -30,7 +31,8 @@ WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__.splitlines()[0], results=HERE / "results", seeds=[0, 1, 2])
+    parser = arguments(__doc__.splitlines()[0], seeds=[0, 1, 2])
+    parser.add_argument("--results", type=Path, default=HERE / "results")
     options, started = parser.parse_args(argv), time.time()
     task = imagenette_task(options.data, "auto")
     found = {name: runs(task, options, config, how) for name, (config, how) in WAYS.items()}

@@ -129,6 +129,26 @@ def test_batch_norms_and_standardised_taps_keep_activations_in_scale() -> None:
             torch.testing.assert_close(reader.shift, tap.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
+class _Narrow(nn.Module):
+    """Ends in a batch norm over a single place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep, self.norm, self.head = nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.norm(self.deep(self.stem(images).relu()).amax((2, 3), keepdim=True)).relu().flatten(1))
+
+
+def test_a_single_image_is_enough_for_batch_norms_of_a_single_place() -> None:
+    explain = FlintExplainer(_Narrow().eval(), layers=["stem"], num_attributes=3, config=small.CONFIG)
+    pixels = torch.randn(16, 1, 9, 9)
+    explain.fit(pixels, max_steps=4, progress=False)
+    for _, other in randomized(explain.fitted, pixels[:1], SCORES["classifier"], most=2, seed=0):
+        with other.view.frozen() as run, torch.no_grad():
+            assert run(pixels[:1]).logits.isfinite().all()
+
+
 # ---- the check ----
 
 

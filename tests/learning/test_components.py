@@ -77,6 +77,20 @@ def test_a_constant_channel_does_no_harm() -> None:
     torch.testing.assert_close(tap.restore(tap.project(wide))[:, 2], wide[:, 2])
 
 
+def test_where_float32_does_not_converge_float64_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, solved = TapComponents.of(maps(), NARROW), torch.linalg.eigh
+
+    def in_doubles_only(matrix: torch.Tensor) -> Any:
+        if matrix.dtype != torch.float64:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return solved(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", in_doubles_only)
+    found = TapComponents.of(maps(), NARROW)
+    torch.testing.assert_close(found.restore(found.project(maps())), expected.restore(expected.project(maps())), rtol=1e-3, atol=1e-3)
+    assert found.basis.dtype == torch.float32
+
+
 def test_taps_that_are_not_wide_are_left_alone() -> None:
     cache = explainer(WIDE).cache(images().split(16), progress=False)
     assert cache.components is None

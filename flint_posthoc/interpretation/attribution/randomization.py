@@ -123,7 +123,8 @@ def _recalibrate(fitted: FittedInterpreter, images: Tensor) -> None:
         norm.train().reset_running_stats()
         norm.momentum = None  # the plain mean over what they see
     with tapped(view.model, view.adapter, view.layouts) as run:
-        pixels = images.to(model_dtype(view.model))
+        several = images if len(images) > 1 else torch.cat([images, images.flip(3)])  # batch norms refuse a single value a channel
+        pixels = several.to(model_dtype(view.model))
         run(pixels)
         view.model.eval()
         activations = tuple(maps.float() for maps in run.activations(pixels))

@@ -44,7 +44,7 @@ class TapComponents(NamedTuple):
         if channels <= count:
             return cls(mean, deviation, torch.eye(channels, device=mean.device), torch.ones((), device=mean.device))
         standard = (_places(maps).float() - mean) / deviation
-        values, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))
+        values, vectors = _eigh(standard.T @ standard / len(standard))
         kept = values[-count:].sum() / values.sum()
         return cls(mean, deviation, vectors[:, -count:].flip(1).contiguous(), kept)
 
@@ -144,6 +144,15 @@ def _told_by(parts: tuple[Tensor, ...]) -> Tensor:
         found.append(_places(part).index_select(0, here.to(part.device)))
         first += area * len(part)
     return gather_rows(torch.cat(found))[:, :, None, None]
+
+
+def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors as columns; in float64 where float32 does not converge, as with few places a channel."""
+    try:
+        return torch.linalg.eigh(covariance)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, though its stubs do not say so
+        values, vectors = torch.linalg.eigh(covariance.double())
+        return values.to(covariance), vectors.to(covariance)
 
 
 def _places(maps: Maps) -> Tensor:
