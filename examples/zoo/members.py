@@ -52,7 +52,9 @@ def _transformers(name: str, img_size: int | None = None, num_classes: int = CLA
     from transformers import AutoConfig, AutoModelForImageClassification
 
     size = {} if img_size is None else {"image_size": img_size}
-    return AutoModelForImageClassification.from_config(AutoConfig.for_model(name, num_labels=num_classes, **size))
+    config = AutoConfig.for_model(name, num_labels=num_classes, **size)
+    config.architectures = []  # DeiT has two heads for classes, and the first is taken where a configuration names none; None is refused
+    return AutoModelForImageClassification.from_config(config)
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -147,12 +148,13 @@ def _told_by(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors as columns; in float64 where float32 does not converge, as with few places a channel."""
-    try:
-        return torch.linalg.eigh(covariance)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, though its stubs do not say so
-        values, vectors = torch.linalg.eigh(covariance.double())
-        return values.to(covariance), vectors.to(covariance)
+    """Eigenvalues, ascending, and eigenvectors as columns; in float64 where float32 finds none, as it happens with few places a channel."""
+    with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]  # public, though its stubs do not say so
+        values, vectors = torch.linalg.eigh(covariance)
+        if values.isfinite().all() and vectors.isfinite().all():
+            return values, vectors
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return values.to(covariance), vectors.to(covariance)
 
 
 def _places(maps: Maps) -> Tensor:
