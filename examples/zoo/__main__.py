@@ -113,6 +113,7 @@ def _publish(rows: Sequence[dict[str, Any]]) -> None:
     libraries = ("torch", "timm", "torchvision", "transformers", "captum")
     made = {"versions": {name: _version(name) for name in libraries}, "command": "make zoo"}
     write_bytes(ROOT / "docs/models.md", page(rows, made).encode())
+    (HERE / "results").mkdir(exist_ok=True)
     write_json(HERE / "results/results.json", {"circumstances": made, "rows": list(rows)})
 
 

@@ -82,10 +82,13 @@ def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, 
     return nn.Conv2d(channels, maps, kernel_size, stride=stride, padding=kernel_size // 2)
 
 
+_CONSTANT = 1e-30  # a channel that deviates less does not vary: products with the reciprocal leave float32's range
+
+
 def channel_statistics(maps: Maps) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel, each (C,); the deviation of a channel that never varies is given as 1."""
     deviation, mean = torch.std_mean(maps.float(), dim=(0, 2, 3), correction=0)
-    return mean, torch.where(deviation > 1e-6 * deviation.max(), deviation, 1)
+    return mean, torch.where(deviation > (1e-6 * deviation.max()).clamp_min(_CONSTANT), deviation, 1)
 
 
 class TapReader(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flint_posthoc.arrays import Activations
 from flint_posthoc.errors import ConfigurationError, ImageShapeError
-from flint_posthoc.interpreter.attributes import AttributeNetwork, AttributeNetworkConfig, TapReader, grid_side
+from flint_posthoc.interpreter.attributes import AttributeNetwork, AttributeNetworkConfig, TapReader, channel_statistics, grid_side
 
 Shapes = tuple[tuple[int, int, int], ...]
 BIAS = 0.7
@@ -183,3 +183,10 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, int], message: str) -> 
 def test_no_attribute_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="num_attributes must be at least 1, got 0"):
         AttributeNetwork(((4, 3, 3),), 0)
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-36])
+def test_channels_that_fade_beyond_float32_count_as_constant(scale: float) -> None:
+    maps = scale * torch.randn(8, 3, 4, 4)
+    _, deviation = channel_statistics(maps)
+    assert deviation.tolist() == [1, 1, 1]
