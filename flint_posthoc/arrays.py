@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "b image_channels height width"]
+Reconstructions: TypeAlias = Float[Tensor, "b image_channels rows columns"]  # d(Φ(x)), at the decoder's resolution
 Maps: TypeAlias = Float[Tensor, "b _ _ _"]  # one tap's activations in canonical form; several taps are untied on purpose
 Activations: TypeAlias = tuple[Maps, ...]  # f_I(x), one entry a tapped layer, in the order of `layers`
 Attributes: TypeAlias = Float[Tensor, "b attributes"]  # Φ(x)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arrays import Images, PerImage
+from ..arrays import Images, PerImage, Reconstructions
 from ..figures import Figure, contrast_rows
 from ..interpreter.fitted import FittedInterpreter
 from .targets import attribute_of_each
@@ -26,11 +26,11 @@ class Contrast:
     attributes: Tensor
     activation: PerImage
     image: Images
-    whole: Images
-    without: Images
+    whole: Reconstructions
+    without: Reconstructions
 
     @property
-    def difference(self) -> Images:
+    def difference(self) -> Reconstructions:
         """What the attribute adds: ``whole`` - ``without``, signed."""
         return self.whole - self.without
 
