@@ -35,7 +35,7 @@ class DecoderConfig:
         base_channels: maps of the first linear layer's output (2 in the paper's LeNet variant).
         channels: maps after each doubling but the last, which gives the image's channels (``(8,)`` in the paper's LeNet variant).
             ``None``: ``(16,)`` for images up to 64 pixels; for photographs, whose reconstruction shares no edges with them, no maps but a
-            hidden layer of 256 units, which costs less (``examples/weights/results/lengths``).
+            hidden layer of 256 units, which costs less (``python -m examples.weights.lengths`` measures it).
         max_side: the longest side of a reconstruction; ``None``: 32.
         final_relu: a ReLU on the reconstruction (the authors' LeNet variant); wrong for normalised images, whose black is negative.
     """
