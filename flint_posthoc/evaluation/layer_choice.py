@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .selection import SizeScore
-from .words import number, percent, plain, table
+from .selection import HEADS, SizeScore
+from .words import plain, table
 
 Layers = tuple[str, ...]
+MEASURES = 4  # of a score that are shown
 PAIRED = 4  # of the layers that are nearly as good alone as the best one
 
 
@@ -40,19 +41,9 @@ class LayerComparison:
         return self.scores[0].score.fidelity - found.score.fidelity
 
     def __str__(self) -> str:
-        rows = [
-            (
-                " ".join(entry.layers) + (" *" if entry.layers == self.suggested else ""),
-                f"{percent(entry.score.fidelity)} ± {100 * entry.score.fidelity_error:.2f}",
-                number(entry.score.reconstruction),
-                number(entry.score.conciseness),
-                number(entry.score.live, 1),
-            )
-            for entry in self.scores
-        ]
-        heads = ("layers", "fidelity", "reconstruction", "CNS, τ = 2", "in use")
+        rows = [(" ".join(entry.layers) + " *" * (entry.layers == self.suggested), *entry.score.cells[:MEASURES]) for entry in self.scores]
         told = f"* suggested: {100 * self.gap:.2f} points of fidelity below the best of {len(rows)} choices ({self.folds} folds)"
-        return f"{table(heads, rows)}\n{told}"
+        return f"{table(('layers', *HEADS[:MEASURES]), rows)}\n{told}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -24,6 +24,7 @@ from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude
 from .words import number, percent, plain, table
 
 TAU = 2.0  # of the conciseness that is shown
+HEADS = ("fidelity", "reconstruction", "CNS, τ = 2", "in use", "duplicate or dead")  # over ``SizeScore.cells``
 BATCH = 1024
 
 
@@ -44,6 +45,12 @@ class SizeScore:
     conciseness: float
     live: float
     wasted: float
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """A row of a table under ``HEADS``."""
+        fidelity = f"{percent(self.fidelity)} ± {100 * self.fidelity_error:.2f}"
+        return fidelity, number(self.reconstruction), number(self.conciseness), number(self.live, 1), number(self.wasted, 1)
 
     @classmethod
     def of(cls, evaluations: Sequence[Evaluation]) -> SizeScore:
@@ -93,19 +100,8 @@ class Selection:
         return self.scores[recommend(self.scores, self.tolerance)].num_attributes
 
     def __str__(self) -> str:
-        rows = [
-            (
-                f"J = {s.num_attributes}" + (" *" if s.num_attributes == self.recommended else ""),
-                f"{percent(s.fidelity)} ± {100 * s.fidelity_error:.2f}",
-                number(s.reconstruction),
-                number(s.conciseness),
-                number(s.live, 1),
-                number(s.wasted, 1),
-            )
-            for s in self.scores
-        ]
-        heads = ("attributes", "fidelity", "reconstruction", "CNS, τ = 2", "in use", "duplicate or dead")
-        return "\n".join([table(heads, rows), self.recommendation()] + [f"note: {note}" for note in self.notes])
+        rows = [(f"J = {s.num_attributes}" + " *" * (s.num_attributes == self.recommended), *s.cells) for s in self.scores]
+        return "\n".join([table(("attributes", *HEADS), rows), self.recommendation()] + [f"note: {note}" for note in self.notes])
 
     def recommendation(self) -> str:
         """What to take and why, in words."""
