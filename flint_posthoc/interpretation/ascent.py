@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..arrays import Attributes, Images, PerImage
 from ..classifier.adapter import Normalization
@@ -117,8 +118,39 @@ def preset_for(image_shape: tuple[int, int, int]) -> MaximizationSettings:
 
 def total_variation(images: Images) -> PerImage:
     """Mean absolute difference of neighbouring pixels, both directions added, over all channels."""
-    down, right = images.diff(dim=2).abs(), images.diff(dim=3).abs()
-    return sum((part.mean(dim=(1, 2, 3)) for part in (down, right) if part.numel()), start=images.new_zeros(len(images)))
+    return _TotalVariation.apply(images)
+
+
+class _TotalVariation(torch.autograd.Function):
+    """Autograd would write ten times as many images on the way back, which beside a light f is a tenth of the climb."""
+
+    @staticmethod
+    def forward(images: Images) -> PerImage:
+        found = images.new_zeros(len(images))
+        for dim in _directions(images):
+            found += images.diff(dim=dim).abs_().mean(dim=(1, 2, 3))
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Images], output: PerImage) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: PerImage) -> Images:
+        (images,) = ctx.saved_tensors
+        found = torch.zeros_like(images)
+        for dim in _directions(images):
+            steps = images.diff(dim=dim)
+            pull = steps.sign_().mul_((gradient / steps[0].numel()).view(-1, 1, 1, 1))
+            found.narrow(dim, 1, pull.shape[dim]).add_(pull)
+            found.narrow(dim, 0, pull.shape[dim]).sub_(pull)
+        return found
+
+
+def _directions(images: Images) -> list[int]:
+    """Down and right, where there is a neighbour."""
+    return [dim for dim in (2, 3) if images.shape[dim] > 1]
 
 
 def bounds(images: Images, low: Tensor, high: Tensor) -> PerImage:

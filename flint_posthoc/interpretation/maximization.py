@@ -23,6 +23,7 @@ from .ascent import TINY_IMAGE, MaximizationSettings, Objective, Units, ascend, 
 from .targets import attribute_of_each
 
 _SMALLEST = 1e-6
+MOVES = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))  # corners of what is seen of an image padded by one pixel: itself, and a step each way
 
 
 def as_delivered(images: Images, normalization: Normalization) -> Images:
@@ -31,12 +32,12 @@ def as_delivered(images: Images, normalization: Normalization) -> Images:
 
 
 def shifted(pixels: Images) -> list[Images]:
-    """The image moved by at most one pixel along each axis, its edge repeated: nine images; of a tiny one the image alone."""
+    """The image, and it moved by one pixel in each direction, its edge repeated: five images; of a tiny one the image alone."""
     height, width = pixels.shape[2:]
     if min(height, width) < TINY_IMAGE:
         return [pixels]
     padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1), mode="replicate")
-    return [padded[:, :, down : down + height, right : right + width] for down in range(3) for right in range(3)]
+    return [padded[:, :, down : down + height, right : right + width] for down, right in MOVES]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Maximization:
     Attributes:
         attributes: (B,), the attribute of each picture.
         start: x₀ (B, channels, H, W) in [0, 1].  pixels: the pictures, 8-bit values in [0, 1].
-        initial: Φ(x₀) (B, J).  final: Φ of the pictures (B, J), the median over nine shifts.
+        initial: Φ(x₀) (B, J).  final: Φ of the pictures (B, J), the median over five shifts.
         initial_variation, final_variation: (B,) TV in units of [0, 1] pixels.
         objective: (steps, B).
     """
