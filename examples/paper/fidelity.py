@@ -69,7 +69,7 @@ NAMES = {
     "not_alive": "attributes not alive",
 }
 READING = (
-    "± is the wider of two 95 % intervals: over seeds (Student's t) and over test images (binomial; paired for FLINT-f minus BASE-f). "
+    "± is the wider of two 95 % intervals: over seeds (Student's t) and over test images (binomial; paired for differences of accuracy). "
     "A goal is missed where the whole interval lies beyond it. Below the goals: fidelity of plainer ways to imitate f, with as many "
     "numbers an image, on the same taps; the floor is a network of the same kind, trained on the labels from another seed."
 )
@@ -167,13 +167,16 @@ def value_of(name: str, run: Row) -> float | None:
 
 def images_interval(name: str, run: Row) -> float:
     """Half the 95 % interval over the test images of one run; 0 for what is no share of images."""
-    images, accuracy = run["evaluation"]["samples"], run["figures"]["classifier_accuracy"]
+    images, known = run["evaluation"]["samples"], run["figures"]
+    accuracy, share = known["classifier_accuracy"], value_of(name, run) or 0.0
     if name == "accuracy_gain":
         difference = run["account"]["difference"]
         return (difference["high"] - difference["low"]) / 2
-    counted = {"fidelity": images, "fidelity_on_errors": images * (1 - accuracy), "accuracy_lost_by_interpreter": images}
-    share = value_of(name, run) or 0.0
-    return 1.96 * math.sqrt(abs(share) * (1 - abs(share)) / counted[name]) if counted.get(name) else 0.0
+    if name == "accuracy_lost_by_interpreter":
+        lost = accuracy * (1 - known["fidelity_on_correct"])  # images that f alone gets right; share = lost - those that g alone does
+        return 1.96 * math.sqrt((2 * lost - share - share**2) / images)
+    counted = {"fidelity": images, "fidelity_on_errors": images * (1 - accuracy)}
+    return 1.96 * math.sqrt(share * (1 - share) / counted[name]) if counted.get(name) else 0.0
 
 
 def shown(task: str, name: str, value: dict[str, float | None] | None) -> str:
