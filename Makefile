@@ -114,7 +114,7 @@ paper-figures: $(INSTALLED)  ## relevance maps, samples by class, pairs with and
 .PHONY: bench
 
 bench: $(TEST_INSTALLED)  ## every benchmark; results go into examples/benchmarks/results (an hour)
-	for name in startup explanations fit costs pictures memory lime fidelity; do $(BIN)/python -m examples.benchmarks.$$name --data $(DATA) || exit 1; done
+	for name in startup parts explanations fit costs pictures memory lime fidelity; do $(BIN)/python -m examples.benchmarks.$$name --data $(DATA) || exit 1; done
 
 .PHONY: readme-picture
 readme-picture: $(INSTALLED)  ## make the README's picture again

@@ -14,6 +14,7 @@ from torch import nn
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
+from flint_posthoc.errors import ConfigurationError, DevicePlacementError
 from flint_posthoc.explainer import automatic_num_attributes
 from flint_posthoc.interpretation.ascent import GREY, Stage
 
@@ -163,6 +164,35 @@ def test_a_wrapped_classifier_is_unwrapped() -> None:
     model = small.tiny()
     explain = small.fitted(nn.DataParallel(model))
     assert explain.model is model
+
+
+def test_the_callers_autocast_reaches_the_classifier_alone() -> None:
+    explain, pixels = small.fitted(), small.images(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = explain(pixels)
+    assert lowered.attributes.dtype is torch.float32
+    with torch.no_grad(), explain.fitted.view.frozen() as run:
+        with torch.autocast("cpu", torch.bfloat16):
+            activations = run(pixels).activations
+        assert torch.equal(lowered.attributes, explain.interpreter.explain(activations)[0])
+
+
+def test_images_that_ask_for_gradients_are_explained_and_drawn() -> None:
+    local = small.fitted()(small.images(2).requires_grad_(True))
+    assert not local.pixels.requires_grad
+    local.plot()
+
+
+def test_bfloat16_is_for_float32_classifiers() -> None:
+    with pytest.raises(ConfigurationError, match=r"lowers a float32 classifier; this one is torch.float64"):
+        small.explainer(small.tiny().double()).fit(small.images().double(), precision="bfloat16", progress=False)
+
+
+def test_a_classifier_that_moved_after_its_explainer_was_made_is_named() -> None:
+    explain, pixels = small.fitted(), small.images(2)
+    explain.model.to("meta")  # stands for another device
+    with pytest.raises(DevicePlacementError, match=r"the classifier moved to meta since its explainer was made for cpu; explain.to"):
+        explain(pixels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

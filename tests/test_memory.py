@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flint_posthoc import FlintExplainer, memory
 from flint_posthoc.errors import FlintWarning, MemoryExhaustedError
 from flint_posthoc.interpretation.ascent import MaximizationSettings, Stage
-from flint_posthoc.memory import Halving, free_memory, is_exhausted, most_that_fit
+from flint_posthoc.memory import Halving, at_once, free_memory, is_exhausted, most_that_fit
 
 EXHAUSTED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. Error code 12 (Cannot allocate memory)"
 
@@ -79,6 +79,13 @@ def test_one_image_that_does_not_fit_is_an_error_and_other_errors_are_left_as_th
 
     with pytest.raises(RuntimeError, match="half-way"):
         list(Halving("counting").parts(broken, 4))
+
+
+def test_a_core_takes_four_photographs_at_once_and_a_gpu_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    sizes = [at_once(shape, torch.device("cpu")) for shape in ((3, 224, 224), (1, 28, 28), (3, 4000, 4000))]
+    assert sizes == [12, 12 * 64, 1]
+    assert at_once((3, 224, 224), torch.device("cuda")) is None
 
 
 def test_the_number_that_fits_is_found() -> None:
@@ -189,10 +196,10 @@ print([str(entry.message) for entry in caught])
 """
 
 
-def test_under_a_limit_of_the_system_an_explanation_comes_in_parts(tmp_path: Path) -> None:
+def test_under_a_limit_of_the_system_many_images_are_explained_few_at_once(tmp_path: Path) -> None:
     folder = small.fitted().save_pretrained(tmp_path / "saved")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LIMITED, str(folder), str(200 * 2**20)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert "the memory did not suffice for explaining 40000 images at once" in ran.stdout
+    assert ran.stdout == "[]\n"  # all 40,000 together do not fit

@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import io
 import math
-import statistics
 import pickle
+import statistics
 import sys
 import tarfile
 from collections import OrderedDict

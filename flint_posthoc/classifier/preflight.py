@@ -16,6 +16,9 @@ from .adapter import ModelAdapter, TapLayout, find_adapter
 from .recording import Recording, forward, recorded, two_samples
 from .taps import check_device, frozen, layer_not_reached, resolve_layers, unwrap
 
+PROBABILITIES = "the output looks like probabilities already; pass a classifier that returns logits (before softmax or sigmoid)"
+_SQUASHING = ("sigmoid", "softmax", "_softmax")
+
 
 @dataclass(frozen=True)
 class TapRecord:
@@ -196,13 +199,17 @@ def _classifier_warnings(run: _DryRun, logits: Logits) -> list[str]:
         warnings.append(
             "only linear layers lie between the deepest tap and the logits: the interpreter would merely copy them; tap an earlier layer"
         )
-    if (
-        logits.shape[1] > 1
-        and bool((logits >= 0).all())
-        and torch.allclose(logits.float().sum(dim=1), logits.new_ones(len(logits)).float(), atol=1e-3)
-    ):
-        warnings.append("the output looks like probabilities already; pass a classifier that returns logits (before softmax)")
+    if _are_probabilities(run.recording, logits.float()):
+        warnings.append(PROBABILITIES)
     return warnings
+
+
+def _are_probabilities(recording: Recording, logits: Logits) -> bool:
+    """Rows of several that sum to 1, or all of them in [0, 1] and made by a sigmoid."""
+    if not bool(((logits >= 0) & (logits <= 1)).all()):
+        return False
+    summed = logits.shape[1] > 1 and torch.allclose(logits.sum(dim=1), torch.ones(len(logits), device=logits.device), atol=1e-3)
+    return summed or recording.ends_with(_SQUASHING)
 
 
 def _row(tap: TapRecord) -> tuple[str, ...]:

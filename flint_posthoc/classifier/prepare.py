@@ -12,7 +12,7 @@ from torch import nn
 from ..arrays import Images
 from ..errors import ClassNamesError
 from .adapter import ModelAdapter, Normalization, Suggestion, kind_of
-from .preflight import PreflightRecord, preflight
+from .preflight import PROBABILITIES, PreflightRecord, preflight
 from .taps import frozen
 from .view import ClassifierView, check_class_ids, model_dtype
 
@@ -74,7 +74,7 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     names = _class_names(request, view)
     normalization = request.normalization or adapter.normalization(model) or _estimated(images)
     normalization.denormalize(images)  # refuses another number of channels
-    shape, notes = (images.shape[1], images.shape[2], images.shape[3]), _notes(view, normalization)
+    shape, notes = (images.shape[1], images.shape[2], images.shape[3]), _notes(view, normalization, record)
     return PreparedClassifier(view, shape, names, normalization, record, suggestion.reason, notes, suggestion.good)
 
 
@@ -105,8 +105,8 @@ def _estimated(images: Images) -> Normalization:
     return Normalization.from_range(low.tolist(), high.tolist())
 
 
-def _notes(view: ClassifierView, normalization: Normalization) -> tuple[str, ...]:
-    notes = []
+def _notes(view: ClassifierView, normalization: Normalization, record: PreflightRecord) -> tuple[str, ...]:
+    notes = [PROBABILITIES] if PROBABILITIES in record.warnings else []
     if normalization.estimated:
         notes.append("the pixel range was estimated from the data (pass normalization=Normalization(mean, std) to set it)")
     if view.class_ids is not None:

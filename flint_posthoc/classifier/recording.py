@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,7 @@ class Operator:
 
     kinds: frozenset[str]
     module: nn.Module
+    name: str = ""
 
     @property
     def nonlinear(self) -> bool:
@@ -90,6 +91,10 @@ class Recording:
         """Whether anything but linear layers ran after ``position``."""
         return any(operator.nonlinear for operator in self.operators[position:])
 
+    def ends_with(self, names: Collection[str]) -> bool:
+        """Whether the last of the operators is called one of ``names``."""
+        return bool(self.operators) and self.operators[-1].name in names
+
     def linear_between(self, start: int, end: int | None = None) -> int:
         """How many convolutions and matrix products ran from position ``start`` to ``end``."""
         return sum("linear" in operator.kinds for operator in self.operators[start:end])
@@ -118,7 +123,7 @@ class Recording:
         """One operator of the dispatcher, by its name without namespace and trailing underscore."""
         kinds = frozenset(kind for kind, names in _KINDS.items() if operator in names)
         if kinds:
-            self.operators.append(Operator(kinds, self._running[-1][0]))
+            self.operators.append(Operator(kinds, self._running[-1][0], operator))
         self.largest = max(self.largest, made_bytes)
 
 

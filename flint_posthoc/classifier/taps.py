@@ -157,14 +157,17 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 def trainable(model: nn.Module) -> Iterator[nn.Module]:
     """The model in training mode, for ``joint=True``: parameters and buffers keep their new values, the rest is left as it was found.
 
-    A classifier without any parameter that asks for gradients is unfrozen; a partly frozen one is taken at its word. If the body raises,
-    the starting parameters and buffers are restored as well.
+    A classifier without any parameter that asks for gradients is unfrozen; of a partly frozen one the frozen parts stay in evaluation
+    mode. If the body raises, the starting parameters and buffers are restored as well.
     """
     process, modules = ProcessState(), ModuleState(model)
     start = TensorState([*modules.parameters, *modules.written_tensors()])
     try:
         _unfreeze(modules.parameters)
         model.train()
+        for part in model.modules():
+            if not any(parameter.requires_grad for parameter in part.parameters()) and any(True for _ in part.parameters()):
+                part.eval()  # frozen: its batch norms and its dropout too
         yield model
         modules.keep_tensors()
     except BaseException:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import Activations, Images, Logits, PerImageFlag
 from ..data import Labels
-from ..errors import ClassifierOutputError, ClassSelectionError
+from ..errors import ClassifierOutputError, ClassSelectionError, DevicePlacementError
 from ..precision import autocast
 from .adapter import ModelAdapter, OutputKind, TapLayout
 from .taps import TappedClassifier, frozen, tapped
@@ -51,6 +51,7 @@ class OpenView:
 
     def __init__(self, view: ClassifierView, run: TappedClassifier, bfloat16: bool) -> None:
         self._view, self._run, self._dtype, self._bfloat16 = view, run, model_dtype(view.model), bfloat16
+        self._device = next((parameter.device for parameter in view.model.parameters()), None)
 
     def __call__(self, images: Images) -> ViewPass:
         """A full forward pass; logits and activations come out in float32.
@@ -58,6 +59,7 @@ class OpenView:
         Raises:
             ClassifierOutputError: logits or activations are not finite.
         """
+        self._check_device(images)
         with self._lowered(images):
             result = self._run(self._laid_out(images))
         logits = self._view.kind.class_logits(result.logits.float())
@@ -73,8 +75,16 @@ class OpenView:
 
     def activations(self, images: Images) -> Activations:
         """The tapped activations alone; the pass stops at the deepest tap."""
+        self._check_device(images)
         with self._lowered(images):
             return _floats(self._run.activations(self._laid_out(images)))
+
+    def _check_device(self, images: Images) -> None:
+        if self._device is not None and self._device != images.device:
+            raise DevicePlacementError(
+                f"the classifier moved to {self._device} since its explainer was made for {images.device}; "
+                f"explain.to({str(self._device)!r}) moves all of it"
+            )
 
     def _lowered(self, images: Images) -> AbstractContextManager[object]:
         return autocast(images.device, "bfloat16") if self._bfloat16 else nullcontext()  # the caller's own autocast stays in force

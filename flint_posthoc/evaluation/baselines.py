@@ -110,6 +110,9 @@ def _itself(fitted: FittedInterpreter) -> Contender:
 
 
 def _constant(rows: TrainingRows, fitted: FittedInterpreter) -> Contender:
+    if not fitted.view.kind.one_label:
+        usual = rows.logits.mean(dim=0)
+        return lambda batch: Answer(usual.expand(len(batch.images), -1))
     mean = rows.logits.log_softmax(dim=1).mean(dim=0)
     mean[Counter(fitted.view.kind.prediction(rows.logits).tolist()).most_common(1)[0][0]] = mean.max() + 1
     return lambda batch: Answer(mean.expand(len(batch.images), -1))

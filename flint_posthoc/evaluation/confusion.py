@@ -141,7 +141,12 @@ def conclude_confusion(sums: ConfusionSums, fitted: FittedInterpreter) -> Confus
 
 @torch.no_grad()
 def confuse(fitted: FittedInterpreter, data: Data) -> Confusion:
-    """Agreement by class, in one pass and bounded memory. Raises ``EmptyDataError`` where ``data`` holds no images."""
+    """Agreement by class, in one pass and bounded memory.
+
+    Raises:
+        EmptyDataError: ``data`` holds no images.  ConfigurationError: a multi-label classifier.
+    """
+    fitted.require_one_label("a confusion table")
     total: ConfusionSums | None = None
     for batch in fitted.read(data):
         sums = confusion_sums(fitted, batch)

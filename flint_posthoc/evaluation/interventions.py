@@ -19,9 +19,10 @@ Table = Float[Tensor, "b asked"]  # a row an image, a column an attribute that w
 Curve = Float[Tensor, "b steps"]
 
 
-def class_logit(logits: Logits, classes: Tensor) -> PerImage:
-    """f's logit of one class an image less the mean of all: what contributions of a class-centred h add up to."""
-    return logits.gather(1, classes[:, None])[:, 0] - logits.mean(dim=1)
+def class_logit(logits: Logits, classes: Tensor, *, centred: bool = True) -> PerImage:
+    """f's logit of one class an image, ``centred`` less the mean of all: what contributions of a class-centred h add up to."""
+    chosen = logits.gather(1, classes[:, None])[:, 0]
+    return chosen - logits.mean(dim=1) if centred else chosen
 
 
 class Rest(NamedTuple):
@@ -39,12 +40,17 @@ class Rest(NamedTuple):
         """From a first pass."""
         passed = run(images)
         classes = fitted.view.kind.prediction(passed.logits)
-        return cls(fitted, run, images, passed.activations, classes, class_logit(passed.logits, classes))
+        whole = class_logit(passed.logits, classes, centred=fitted.view.kind.shift_invariant)
+        return cls(fitted, run, images, passed.activations, classes, whole)
+
+    def logit(self, logits: Logits) -> PerImage:
+        """Of the classes that f gave at first."""
+        return class_logit(logits, self.classes, centred=self.fitted.view.kind.shift_invariant)
 
     def after(self, activations: Activations) -> PerImage:
         """With other activations at the taps."""
         with replaced(self.fitted.view, activations):
-            return class_logit(self.run(self.images).logits, self.classes)
+            return self.logit(self.run(self.images).logits)
 
     def seeing(self, pictures: Images) -> Logits:
         """f's logits for other images, brought to its input size."""
@@ -129,8 +135,8 @@ def decode_without(fitted: FittedInterpreter, rest: Rest, most: int) -> Decoded:
     dictionary, decoder = GradientAblation(fitted), fitted.interpreter.decoder
     asked, attributes = ask(dictionary, rest.activations, rest.classes, most), dictionary.codes(rest.activations)
     logits = rest.seeing(decoder(attributes))
-    whole, ranks = class_logit(logits, rest.classes), torch.eye(asked.order.shape[1], dtype=torch.bool)
+    whole, ranks = rest.logit(logits), torch.eye(asked.order.shape[1], dtype=torch.bool)
     silenced = [attributes.masked_fill(asked.flags(rank), 0) for rank in ranks]
-    drop = torch.stack([whole - class_logit(rest.seeing(decoder(phi)), rest.classes) for phi in silenced], dim=1)
+    drop = torch.stack([whole - rest.logit(rest.seeing(decoder(phi))) for phi in silenced], dim=1)
     same = fitted.view.kind.prediction(logits) == rest.classes
     return Decoded(asked.alpha, torch.where(asked.alpha.isnan(), torch.nan, drop), rest.whole - whole, same)

@@ -140,8 +140,9 @@ def shuffle(fitted: FittedInterpreter, data: Data, *, repeats: int = 5, limit: i
         limit: images looked at, a uniform sample of ``data`` from one pass; memory is ``limit`` × (J + 2C) numbers.
 
     Raises:
-        ConfigurationError: ``repeats`` or ``limit`` below 1. DataError.
+        ConfigurationError: ``repeats`` or ``limit`` below 1, or a multi-label classifier. DataError.
     """
+    fitted.require_one_label("shuffling")
     if repeats < 1:
         raise ConfigurationError(f"repeats, the number of permutations, must be at least 1, got {repeats}")
     rows, kind = gather(fitted, data, limit, seed), fitted.view.kind

@@ -136,8 +136,9 @@ def learn_trust(fitted: FittedInterpreter, reference: Data, settings: TrustSetti
     Memory: ``members`` rows of pixels (at most ``side``² a channel) and of J attributes for each class; one pass.
 
     Raises:
-        EmptyDataError: no class has ``least`` images. DataError.
+        EmptyDataError: no class has ``least`` images. DataError.  ConfigurationError: a multi-label classifier.
     """
+    fitted.require_one_label("projection depth within a class")
     reservoirs = [RowReservoir(settings.members, settings.seed) for _ in range(fitted.view.num_classes)]
     for batch in fitted.read(reference):
         classes = fitted.view.kind.prediction(batch.classifier_logits) if batch.labels is None else batch.labels

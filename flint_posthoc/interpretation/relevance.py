@@ -45,6 +45,7 @@ class LocalInterpretation:
         classifier_logits, interpreter_logits: (B, C) of f and g.
         explained_class, classifier_class, interpreter_class: (B,), what is explained and what f and g predict.
         agrees: (B,), where f and g lead to the same decision and f's unrestricted prediction is an explained class.
+        inside: (B,), where that prediction is one.
         bias_share: (B,) in [0, 1], the part of the evidence that no attribute has.
         notes: what else a reader has to know: an estimated pixel range, a restricted f …
     """
@@ -59,6 +60,7 @@ class LocalInterpretation:
     contributions: Contributions
     relevance: Relevance
     agrees: PerImageFlag
+    inside: PerImageFlag
     bias_share: PerImage
     class_names: tuple[str, ...]
     class_ids: tuple[int, ...]
@@ -91,12 +93,12 @@ class LocalInterpretation:
         asked, f, g = (
             self.class_names[int(classes[index])] for classes in (self.explained_class, self.classifier_class, self.interpreter_class)
         )
-        if not self.agrees[index]:
-            sentences.append(
-                f"the classifier says {f!r}, the interpreter {g!r}: this does not explain the classifier's prediction"
-                if f != g
-                else f"the classifier's unrestricted prediction is none of the {len(self.class_ids)} explained classes"
-            )
+        if not self.inside[index]:
+            sentences.append(f"the classifier's unrestricted prediction is none of the {len(self.class_ids)} explained classes")
+        if self.classifier_class[index] != self.interpreter_class[index]:
+            sentences.append(f"the classifier says {f!r}, the interpreter {g!r}: this does not explain the classifier's prediction")
+        elif self.inside[index] and not self.agrees[index]:
+            sentences.append(f"both say {f!r} first, and decide differently on other labels")
         if asked not in (f, g):
             sentences.append(f"{asked!r} was asked for, the interpreter says {g!r}")
         if self.unexplained[index]:
@@ -282,7 +284,7 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
     head = fitted.interpreter.head
     explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
     return LocalInterpretation(
-        fitted.normalization.denormalize(batch.images),
+        fitted.normalization.denormalize(batch.images.detach()),
         batch.attributes,
         batch.classifier_logits,
         batch.interpreter_logits,
@@ -292,6 +294,7 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
         explanation.contributions,
         explanation.relevance,
         batch.agrees,
+        batch.inside,
         explanation.bias_share,
         fitted.class_names,
         fitted.class_ids,

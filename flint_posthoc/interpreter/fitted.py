@@ -14,8 +14,8 @@ from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, Labels, batches, look_at
-from ..errors import NonFiniteResultError
-from ..memory import Halving
+from ..errors import ConfigurationError, NonFiniteResultError
+from ..memory import Halving, at_once
 from ..splitting import Part
 from .interpreter import Interpreter
 
@@ -68,6 +68,11 @@ class FittedInterpreter:
         read = self.view.labels(labels)
         return batches(data, device=self.device, image_shape=self.image_shape, num_classes=self.view.num_classes, labels=read)
 
+    def require_one_label(self, measure: str) -> None:
+        """Raises ``ConfigurationError`` where an image may have several labels: ``measure`` counts classes of which an image has one."""
+        if not self.view.kind.one_label:
+            raise ConfigurationError(f"{measure} needs one class an image; of a multi-label classifier it is not defined")
+
     def look_at(self, *sources: Data | None) -> None:
         """Raise now what reading the first batch of each would raise: before a long pass over something else."""
         for data in sources:
@@ -76,8 +81,8 @@ class FittedInterpreter:
 
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:
-        """One pass of f and g over ``data``, in f's own precision. Where the memory is short a batch comes in parts."""
-        halving = Halving("explaining")
+        """One pass of f and g over ``data``, in f's own precision. On a CPU, and where the memory is short, a batch comes in parts."""
+        halving = Halving("explaining", at_once(self.image_shape, self.device))
         with self.view.frozen() as run:
             for batch in self.batches(data, labels):
                 yield from halving.parts(partial(self._read, batch, run), len(batch.images))
@@ -95,7 +100,8 @@ class FittedInterpreter:
     def _read(self, whole: Batch, run: OpenView, part: slice) -> ReadBatch:
         batch = Batch(whole.images[part], None if whole.labels is None else whole.labels[part])
         passed = run(batch.images)
-        attributes, logits = self.interpreter.explain(passed.activations)
+        with torch.autocast(self.device.type, enabled=False):  # f ran as the caller wants it; g is no part of that
+            attributes, logits = self.interpreter.explain(passed.activations)
         finite = logits.isfinite().all(dim=1) & attributes.isfinite().all(dim=1)
         if not finite.all():
             raise NonFiniteResultError(f"the interpreter's answer is not finite for {int((~finite).sum())} of {len(logits)} images")

@@ -15,7 +15,7 @@ from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, Labels, batches, class_of
 from ..errors import EmptyDataError
 from ..measures import area_resize
-from ..memory import Halving
+from ..memory import Halving, at_once
 from ..processes import gather, size, sum_
 from ..splitting import own_slices
 
@@ -104,7 +104,7 @@ class Preparation(NamedTuple):
     @torch.no_grad()
     def passes(self, data: Data) -> Iterator[LearningBatch]:
         """One pass of the frozen f over ``data``."""
-        halving = Halving("the classifier's pass over")
+        halving = Halving("the classifier's pass over", at_once(self.image_shape, self.device))
         with self.view.frozen(bfloat16=self.bfloat16) as run:
             for batch in self.read(data):
                 parts = halving.parts(partial(self._passed, batch, run), len(batch.images))

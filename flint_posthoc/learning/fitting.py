@@ -179,11 +179,12 @@ def _refine(
 def _validation(
     preparation: Preparation, request: FitRequest, reads: Callable[[LearningBatch], LearningBatch]
 ) -> list[LearningBatch] | None:
-    """What f says of this process's part of the validation data, as the learner ``reads`` it."""
+    """What f says of this process's part of the validation data, as the learner ``reads`` it; kept in the machine's memory."""
     if request.validation is None:
         return None
     part = own_part(request.validation)
-    found = [] if part.empty else [reads(batch) for batch in preparation.passes(part.data)]
+    passes = iter(()) if part.empty else preparation.passes(part.data)
+    found = [reads(batch)._replace(target=batch.target[:0]).to(torch.device("cpu")) for batch in passes]  # judging redraws nothing
     if not any(gather(len(found))):
         raise EmptyDataError("the validation data holds no images")
     return found
@@ -243,6 +244,8 @@ def preparation_for(
     """How batches reach ``interpreter``; "auto" lowers the pass of a frozen f over photographs, where that pays."""
     photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE and model_dtype(prepared.view.model) is torch.float32
     bfloat16 = lowered(precision, device, automatic=photographs and not joint)
+    if bfloat16 and model_dtype(prepared.view.model) not in (torch.float32, torch.bfloat16):
+        raise ConfigurationError(f"precision='bfloat16' lowers a float32 classifier; this one is {model_dtype(prepared.view.model)}")
     network = interpreter.attribute_network
     components = network.config.max_channels if network.config.learns_components else None
     resolution = interpreter.decoder.resolution

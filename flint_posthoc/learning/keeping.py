@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ..data import Data, augments, is_one_shot, num_images
-from ..errors import ConfigurationError, FlintWarning
+from ..errors import ConfigurationError, FlintWarning, MemoryExhaustedError
 from ..memory import free_memory
 from ..processes import gather, local_size, share
 from ..splitting import is_stream
@@ -41,9 +42,10 @@ class Reading(NamedTuple):
         shown = with_progress(self.preparation.passes(self.first_pass), what, self.images, self.show_progress)
         return whole_stream(shown, self.images) if is_stream(self.data) else shown
 
-    def cached(self, folder: Path | None = None) -> ActivationCache:
-        """That pass, kept."""
-        return ActivationCache.build(self.preparation, self.passes("activations"), folder=folder, images=self.images)
+    def cached(self, folder: Path | None = None, room: float = math.inf) -> ActivationCache:
+        """That pass, kept. Raises ``MemoryExhaustedError`` where it needs more than ``room`` bytes."""
+        passes = within(self.passes("activations"), bytes_per_image(self.preparation, "float32"), room)
+        return ActivationCache.build(self.preparation, passes, folder=folder, images=self.images)
 
 
 Kept = AbstractContextManager[ActivationCache | None]  # None: f runs in every epoch
@@ -75,8 +77,21 @@ def whole_stream(passes: Iterable[LearningBatch], images: int | None) -> Generat
         )
 
 
-def _memory(reading: Reading) -> Kept:
-    return nullcontext(None if _warned_of_augmentation(reading) else reading.cached())
+def within(passes: Iterable[LearningBatch], image_bytes: int, room: float) -> Generator[LearningBatch, None, None]:
+    """``passes`` as long as what is kept of them fits."""
+    seen = 0
+    for batch in passes:
+        seen += batch.images()
+        if seen * image_bytes > room:
+            raise MemoryExhaustedError(
+                f"the activations of the first {seen:,} images fill the {room / 2**30:.1f} GiB that may be filled, and the data did not "
+                "say how many there are; pass cache='disk', or cache='off' to run the classifier in every epoch"
+            )
+        yield batch
+
+
+def _memory(reading: Reading, room: float = math.inf) -> Kept:
+    return nullcontext(None if _warned_of_augmentation(reading) else reading.cached(room=room))
 
 
 @contextmanager
@@ -94,7 +109,7 @@ def _automatic(reading: Reading) -> Kept:
     images, processes_here = reading.images or 0, local_size()
     wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * free_memory() / processes_here
     if all(gather(wanted <= room or is_one_shot(reading.data))):
-        return _memory(reading)
+        return _memory(reading, room)
     place = temporary_place()
     on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place) // processes_here
     if all(gather(on_disk <= free)):

@@ -293,7 +293,7 @@ class Trainer:
         if self.validation is None:
             return None, None, None
         sums = torch.zeros(4, dtype=torch.float64)
-        for batch in self.validation:
+        for batch in (batch.to(self.silent_steps.device) for batch in self.validation):
             _, logits = self.interpreter.explain(batch.activations)
             divergence = self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)
             right = self.kind.prediction(batch.logits) == batch.classes

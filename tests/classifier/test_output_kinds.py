@@ -90,6 +90,36 @@ def test_labels_of_a_binary_head_are_0_and_1_and_sets_of_labels_are_not_looked_a
     assert several.evaluate([(PIXELS, torch.ones(40, 4))]).classifier_accuracy is None
 
 
+@pytest.mark.parametrize(("count", "kind"), [(1, None), (4, "multilabel"), (4, None)])
+def test_every_result_says_that_the_outputs_are_probabilities_already(count: int, kind: str | None) -> None:
+    squashed = nn.Sequential(outputs(count), nn.Softmax(dim=1) if kind is None and count > 1 else nn.Sigmoid())
+    explain = FlintExplainer(squashed, layers=["0.conv2"], num_attributes=3, output_kind=kind, config=small.CONFIG)
+    explain.fit(PIXELS, progress=False)
+    assert any("looks like probabilities already" in note for note in explain(PIXELS).notes)
+    assert not any("probabilities" in note for note in small.fitted(outputs(count), output_kind=kind)(PIXELS).notes)
+
+
+def test_measures_of_one_class_an_image_refuse_sets_of_labels() -> None:
+    several = small.fitted(outputs(4), output_kind="multilabel")
+    for ask in (several.confusion, several.shuffling, lambda data: several.disagreement(data, data)):
+        with pytest.raises(ConfigurationError, match="of a multi-label classifier it is not defined"):
+            ask(PIXELS)
+    baselines = several.baselines(PIXELS, PIXELS)
+    decisions = several(PIXELS).classifier_logits > 0
+    usual = (several(PIXELS).classifier_logits.mean(dim=0) > 0).expand_as(decisions)
+    (constant,) = (entry for entry in baselines.to_dict()["baselines"] if entry["name"].startswith("always"))
+    assert constant["fidelity"] == pytest.approx(float((decisions == usual).all(dim=1).float().mean()))
+
+
+def test_a_disagreement_about_other_labels_is_called_that() -> None:
+    several = small.fitted(outputs(4), output_kind="multilabel")
+    local = several(small.images(200, seed=5))
+    same_first = local.classifier_class == local.interpreter_class
+    told = [local.caveat(index) for index in (same_first & ~local.agrees).nonzero().flatten().tolist()]
+    assert told
+    assert all("decide differently on other labels" in caveat and "unrestricted" not in caveat for caveat in told)
+
+
 def test_what_kinds_there_are_is_said() -> None:
     with pytest.raises(ConfigurationError, match="output_kind must be one of categorical, binary, multilabel, got 'sigmoid'"):
         small.explainer(output_kind="sigmoid").fit(PIXELS, progress=False)

@@ -77,6 +77,7 @@ def test_clamped_norms_are_no_activations():
         (ModuleCNN, "act", "act runs 2 times in one pass: the output of the last call is taken"),
         (ModuleCNN, "conv2", "conv2's output is overwritten in place by a later operation"),
         (lambda: nn.Sequential(SmallCNN(), nn.Softmax(dim=1)), "0.conv1", "the output looks like probabilities already"),
+        (lambda: nn.Sequential(SmallCNN(), nn.Sigmoid()), "0.conv1", "the output looks like probabilities already"),
         (vit, "blocks.3", "only linear layers lie between"),
     ],
 )

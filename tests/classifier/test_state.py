@@ -198,6 +198,18 @@ def test_trainable_unfreezes_only_a_model_that_is_frozen_entirely():
         assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["fc2.weight", "fc2.bias"]
 
 
+def test_frozen_parts_of_a_trained_model_stay_in_evaluation_mode():
+    model, images = residual(), torch.randn(4, 3, 32, 32)
+    first = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    first.requires_grad_(False)
+    known, others = first.running_mean.clone(), [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][1:]
+    with trainable(model):
+        model(images)
+        assert not first.training
+        assert all(module.training for module in others)
+    assert torch.equal(first.running_mean, known)
+
+
 def test_trainable_does_not_add_to_the_users_gradients():
     model = SmallCNN()
     model(torch.randn(2, 3, 32, 32)).sum().backward()

@@ -16,10 +16,17 @@ import small
 import torch
 from models import left_alone
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flint_posthoc import FlintExplainer, Normalization
-from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DiskSpaceError, EmptyDataError, FlintWarning
+from flint_posthoc.errors import (
+    ClassifierMismatchError,
+    ConfigurationError,
+    DiskSpaceError,
+    EmptyDataError,
+    FlintWarning,
+    MemoryExhaustedError,
+)
 from flint_posthoc.learning import keeping
 from flint_posthoc.learning.batches import LearningBatch, Survey
 from flint_posthoc.learning.caching import shards
@@ -123,6 +130,22 @@ def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, t
     assert sorted(data.reads) == [1] * 32 + [3] * 8
     assert history.notes == ("activations were kept on disk, in float16",)
     assert not list(temporary.iterdir())
+
+
+class Endless(IterableDataset):
+    """Never says how many images it has."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        while True:
+            yield small.images(1)[0]
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_stream_of_unknown_length_fills_half_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch, once: bool) -> None:
+    monkeypatch.setattr(keeping, "free_memory", lambda: 2**20)
+    loader = DataLoader(Endless(), batch_size=10)
+    with pytest.raises(MemoryExhaustedError, match=r"of the first [\d,]+ images fill the 0.0 GiB .* did not say how many"):
+        small.explainer().fit(iter(loader) if once else loader, progress=False)
 
 
 def test_a_disk_that_is_memory_does_not_help(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:

@@ -96,6 +96,7 @@ def samples(shape: tuple[int, int, int], attributes: int, class_names: tuple[str
         contributions,
         relevance(contributions),
         agrees,
+        torch.ones(count, dtype=torch.bool),
         torch.full((count,), 0.12),
     )
     local = LocalInterpretation(pixels, phi, *values, class_names, tuple(range(classes)))
