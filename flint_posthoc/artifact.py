@@ -41,6 +41,8 @@ from .storage import (
 JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME, LOCK_NAME = "flint.json", "interpreter.safetensors", "classifier.safetensors", "save.lock"
 INTERPRETER_LIMIT = 2 * 2**30  # bytes
 FORMAT = 1
+_STAYED_AS_IT_WAS = "Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
+_LEARNT_TOO = "That one learnt beside the interpreter and was saved with it: pass load_classifier=True, and this model gets its weights"
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,7 @@ def _check_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, i
         f"this is a {type(model).__qualname__} with {found[:12]}…"
     )
     if not insist:
-        raise ClassifierMismatchError(
-            f"{message}. Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
-        )
+        raise ClassifierMismatchError(f"{message}. {_LEARNT_TOO if stored.get('trained') else _STAYED_AS_IT_WAS}")
     return (message,)
 
 
