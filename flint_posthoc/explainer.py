@@ -243,7 +243,7 @@ class FlintExplainer(Explanations):
             (*prepared.notes, JOINT_NOTE) if self.joint else prepared.notes,
             self.joint,
         )
-        self._saved = SavedExplainer(fitted, result.history)
+        self._saved = SavedExplainer(fitted, result.history, self.config)
         return result.history
 
     def cache(
@@ -337,7 +337,7 @@ class FlintExplainer(Explanations):
         allow_other_classifier: bool = False,
         load_classifier: bool = False,
     ) -> FlintExplainer:
-        """A saved explainer beside the classifier that it was fitted to.
+        """A saved explainer beside the classifier that it was fitted to, with the ``config`` of its fit but for a ``prediction_loss``.
 
         Args:
             model: that classifier. With ``load_classifier`` a module of the same architecture, which gets the weights of the joint fit.
@@ -364,7 +364,7 @@ class FlintExplainer(Explanations):
             classes=fitted.view.class_ids,
             normalization=None if fitted.normalization.estimated else fitted.normalization,
             adapter=adapter,
-            config=FlintConfig(interpreter=fitted.interpreter.config),
+            config=saved.config,
             output_kind=fitted.view.kind.name,
         )
         explainer._saved = saved
