@@ -28,7 +28,7 @@ from .interpreter.interpreter import Interpreter
 from .learning.caching.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import Reading, own_images
+from .learning.keeping import Reading, own_images, warned_of_augmentation
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
@@ -251,6 +251,8 @@ class FlintExplainer(Explanations):
     ) -> ActivationCache:
         """f's activations over ``data``, read exactly once, for several fits: ``explain.fit(data, cache=explain.cache(data))``.
 
+        Eight items are read twice more, and a warning says where their pixels differ (augmentation), of which the cache keeps one reading.
+
         Args:
             folder: where to keep them, for other processes too (``ActivationCache.open(folder)``); ``None``: in memory.
             precision: in which they are kept: "float16", "bfloat16", "float32" (f runs in it too), or "auto" (as f runs in memory, half
@@ -267,6 +269,7 @@ class FlintExplainer(Explanations):
             as_run = "float32" if precision == "float32" else "auto"
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
             images = own_images(data)
+            warned_of_augmentation(data, "this cache freezes as they come. Pass data without augmentation, or fit(data, cache='off')")
             reading = Reading(preparation, data, first_pass, progress and is_main())
             return ActivationCache.build(
                 preparation, reading.passes("activations"), folder=folder, precision=precision, images=images, overwrite=overwrite

@@ -98,6 +98,17 @@ def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
     assert min(data.reads) >= 3
 
 
+@pytest.mark.parametrize("freezes", ["cache", "selection", "compare_layers"])
+def test_a_cache_that_is_asked_for_keeps_one_reading_of_augmented_data_and_says_so(freezes: str) -> None:
+    explain, data = small.explainer(), batched(Counted(noise=0.1))
+    with pytest.warns(FlintWarning, match=r"other pixels when read twice \(augmentation\), which this cache freezes as they come"):
+        {
+            "cache": lambda: explain.cache(data, progress=False),
+            "selection": lambda: explain.selection(data, [2], folds=2, progress=False),
+            "compare_layers": lambda: explain.compare_layers(data, [["conv2"]], folds=2, progress=False),
+        }[freezes]()
+
+
 def test_too_little_room_anywhere_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
     monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
