@@ -202,6 +202,7 @@ class FlintExplainer(Explanations):
 
         Args:
             data: any iterable of images, of (images, labels) or of dicts as Hugging Face loaders give; images as the classifier sees them.
+                Labels, hard or soft, say of which class's mean image an image is a part; without them f says it.
             validation: the same, to judge each epoch by.
             epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
@@ -230,7 +231,8 @@ class FlintExplainer(Explanations):
                     raise ConfigurationError("joint=True needs one class an image; a multi-label classifier is explained post-hoc")
                 first_pass.require_labels(prepared.view.num_classes)
             if validation is not None:
-                look_at(validation, prepared.image_shape, prepared.view.num_classes, "targets" if self.joint else "optional")
+                read = prepared.view.labels("targets" if self.joint else "counted")
+                look_at(validation, prepared.image_shape, prepared.view.num_classes, read)
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(

@@ -359,6 +359,19 @@ def test_class_means_are_the_loops(labelled: bool) -> None:
         torch.testing.assert_close(means[0], pixels[predicted == 0].mean(dim=0))
 
 
+def test_a_post_hoc_fit_takes_soft_labels_and_does_without_those_that_are_none() -> None:
+    model, pixels = small.tiny(), small.images(40)
+    classes = small.labels(model, pixels)
+    hard, soft, none = (small.explainer(model) for _ in range(3))
+    hard.fit([(pixels, classes)], validation=[(pixels, classes)], max_steps=1, progress=False)
+    mixed = 0.8 * torch.eye(small.CLASSES)[classes] + 0.2 / small.CLASSES
+    soft.fit([(pixels, mixed)], validation=[(pixels, mixed)], max_steps=1, progress=False)
+    assert torch.equal(soft.fitted.class_means, hard.fitted.class_means)
+    with pytest.warns(FlintWarning, match="labels are .* no shares of 4 classes; they are not looked at"):
+        none.fit([(pixels, torch.ones(40, 9))], max_steps=1, progress=False)
+    assert torch.equal(none.fitted.class_means, small.fitted(model, pixels).fitted.class_means)
+
+
 def test_a_survey_of_nothing_is_refused() -> None:
     with pytest.raises(EmptyDataError, match="nothing to learn from"):
         Survey.of([], 3)
