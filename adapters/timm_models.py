@@ -35,9 +35,9 @@ class TimmAdapter(TorchModuleAdapter):
         return (image_channels(model) or 3, height, width) if height else None
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
-        """``label_names`` of the configuration, where there is one a class."""
+        """``label_names`` of the configuration, else those of ImageNet-1k where its tag names that, if there is one a class."""
         told = _configuration(model)
-        names = told.get("label_names")
+        names = told.get("label_names") or (_imagenet_names() if _of_imagenet(told) else None)
         return tuple(names) if names and len(names) == getattr(model, "num_classes", None) else None
 
     def prefix_tokens(self, model: nn.Module) -> int | None:
@@ -46,6 +46,18 @@ class TimmAdapter(TorchModuleAdapter):
 
     def channels_last(self, model: nn.Module) -> bool:
         return str(getattr(model, "output_fmt", "")).endswith("NHWC")
+
+
+def _of_imagenet(told: Mapping[str, Any]) -> bool:
+    """Whether the weights were last trained on ImageNet-1k: tags are words such as a1_in1k or in21k_ft_in1k."""
+    return told.get("num_classes") == 1000 and "in1k" in str(told.get("tag")).split("_")
+
+
+def _imagenet_names() -> list[str]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    known = ImageNetInfo("imagenet-1k")
+    return [known.index_to_description(index) for index in range(known.num_classes())]
 
 
 def _configuration(model: nn.Module) -> Mapping[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,11 @@ from torch import nn
 from .classifier.adapter import OUTPUT_KINDS, ModelAdapter, Normalization, TapLayout
 from .classifier.taps import resolve_layers
 from .classifier.view import ClassifierView, check_class_ids
-from .errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, NotAnArtifactError
+from .errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, FlintWarning, NotAnArtifactError
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter, InterpreterConfig
 from .learning.history import FitHistory
+from .learning.presets import FlintConfig
 from .locking import locked
 from .storage import (
     TENSORS_LIMIT,
@@ -41,14 +44,21 @@ from .storage import (
 JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME, LOCK_NAME = "flint.json", "interpreter.safetensors", "classifier.safetensors", "save.lock"
 INTERPRETER_LIMIT = 2 * 2**30  # bytes
 FORMAT = 1
+_STAYED_AS_IT_WAS = "Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
+_LEARNT_TOO = "That one learnt beside the interpreter and was saved with it: pass load_classifier=True, and this model gets its weights"
 
 
 @dataclass(frozen=True)
 class SavedExplainer:
-    """What an artefact holds; f itself only where it learnt beside the interpreter (``fitted.joint``)."""
+    """What an artefact holds; f itself only where it learnt beside the interpreter (``fitted.joint``).
+
+    Attributes:
+        config: the explainer's own, which the next fit starts from; what a fit was given by keyword is not in it.
+    """
 
     fitted: FittedInterpreter
     history: FitHistory
+    config: FlintConfig
 
 
 def save(folder: str | Path, saved: SavedExplainer) -> Path:
@@ -132,7 +142,25 @@ def _description(saved: SavedExplainer) -> dict[str, Any]:
         "normalization": dataclasses.asdict(fitted.normalization),
         "notes": fitted.notes,
         "history": saved.history.to_dict(),
+        **_settings(saved.config),
     }
+
+
+def _settings(config: FlintConfig) -> dict[str, Any]:
+    """What the artefact tells of ``config`` beside its sizes: nothing, with a warning, where that could not be read again."""
+    try:
+        told = json.loads(json.dumps(config.to_dict(), allow_nan=False))
+        FlintConfig.from_dict(told)
+    except (TypeError, ValueError) as error:
+        _warn(f"these settings cannot be saved, and a fit of what is loaded will start from the defaults: {error}")
+        return {}
+    if config.joint.prediction_loss is not None:
+        _warn("a prediction_loss is not saved; pass it again before a fit of what is loaded, or L_pred is the cross entropy")
+    return {"config": {name: part for name, part in told.items() if name != "interpreter"}}
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, FlintWarning, stacklevel=2)
 
 
 def _read(folder: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -220,9 +248,7 @@ def _check_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, i
         f"this is a {type(model).__qualname__} with {found[:12]}…"
     )
     if not insist:
-        raise ClassifierMismatchError(
-            f"{message}. Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
-        )
+        raise ClassifierMismatchError(f"{message}. {_LEARNT_TOO if stored.get('trained') else _STAYED_AS_IT_WAS}")
     return (message,)
 
 
@@ -260,7 +286,8 @@ def _rebuild(
         (*_texts(stored["notes"]), *note),
         bool(stored["classifier"].get("trained", False)),
     )
-    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]))
+    settings = FlintConfig.from_dict(stored.get("config", {}))  # earlier versions saved none
+    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), dataclasses.replace(settings, interpreter=config))
 
 
 def _check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -29,7 +30,16 @@ from torch.utils.data import (
 )
 
 from .arrays import Images
-from .errors import BatchFormatError, DataError, EmptyDataError, ImageShapeError, LabelRangeError, MissingLabelsError, NonFinitePixelsError
+from .errors import (
+    BatchFormatError,
+    DataError,
+    EmptyDataError,
+    FlintWarning,
+    ImageShapeError,
+    LabelRangeError,
+    MissingLabelsError,
+    NonFinitePixelsError,
+)
 from .loading import ALLOWED, BATCH_SIZE, collate, is_map_style, iterable, loading, parts_of, readable
 from .loading import Data as Data
 
@@ -38,7 +48,7 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
-Labels: TypeAlias = Literal["optional", "required", "targets", "ignored"]
+Labels: TypeAlias = Literal["optional", "counted", "required", "targets", "ignored"]
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,13 @@ def batches(
         image_shape: (C, H, W) of every image; ``None``: the first batch decides.
         num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
         labels: "required" raises where there are none, "targets" takes one-hot and soft ones (B, num_classes) too, "ignored" looks at none.
+            "counted" takes those too, or none, and leaves other (B, n) out, with one warning a pass.
 
     Raises:
         EmptyDataError, BatchFormatError, ImageShapeError, NonFinitePixelsError, MissingLabelsError, LabelRangeError; each but the first
         names the batch, counted from 0.
     """
-    expected, empty = image_shape, True
+    expected, empty, warned = image_shape, True, False
     for index, item in enumerate(readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
@@ -77,6 +88,9 @@ def batches(
             empty = False
             expected = (images.shape[1], images.shape[2], images.shape[3])
             checked = LABEL_POLICIES[labels](raw_labels, len(images), num_classes, place)
+            if labels == "counted" and checked is None and raw_labels is not None and not warned:
+                _warn_left_out(raw_labels, num_classes, place)
+                warned = True
             yield Batch(images.to(device), None if checked is None else checked.to(device))
     if empty:
         raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
@@ -273,12 +287,32 @@ def _targets(labels: Any, count: int, num_classes: int | None, place: str) -> Te
     return wide
 
 
+def _counted_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
+    """As ``_targets``, but ``None`` for rows that are no shares of the classes: other classes, or several labels an image."""
+    try:
+        return None if labels is None else _targets(labels, count, num_classes, place)
+    except BatchFormatError:
+        if getattr(labels, "ndim", 1) == 2 and len(labels) == count:
+            return None
+        raise
+
+
+def _warn_left_out(labels: Any, num_classes: int | None, place: str) -> None:
+    warnings.warn(
+        f"{place}: labels are {_describe(labels)} and no shares of {num_classes} classes; they are not looked at, and images count under "
+        "the class that the classifier gives them",
+        FlintWarning,
+        stacklevel=2,
+    )
+
+
 def _ignored_labels(labels: Any, count: int, num_classes: int | None, place: str) -> None:
     return None
 
 
 LABEL_POLICIES: dict[str, Callable[[Any, int, int | None, str], Tensor | None]] = {
     "optional": _optional_labels,
+    "counted": _counted_labels,
     "required": _required_labels,
     "targets": _targets,
     "ignored": _ignored_labels,

@@ -28,7 +28,7 @@ from .interpreter.interpreter import Interpreter
 from .learning.caching.cache import ActivationCache
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import Reading, own_images
+from .learning.keeping import Reading, own_images, warned_of_augmentation
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
@@ -202,6 +202,7 @@ class FlintExplainer(Explanations):
 
         Args:
             data: any iterable of images, of (images, labels) or of dicts as Hugging Face loaders give; images as the classifier sees them.
+                Labels, hard or soft, say of which class's mean image an image is a part; without them f says it.
             validation: the same, to judge each epoch by.
             epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
@@ -230,7 +231,8 @@ class FlintExplainer(Explanations):
                     raise ConfigurationError("joint=True needs one class an image; a multi-label classifier is explained post-hoc")
                 first_pass.require_labels(prepared.view.num_classes)
             if validation is not None:
-                look_at(validation, prepared.image_shape, prepared.view.num_classes, "targets" if self.joint else "optional")
+                read = prepared.view.labels("targets" if self.joint else "counted")
+                look_at(validation, prepared.image_shape, prepared.view.num_classes, read)
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(
@@ -243,13 +245,15 @@ class FlintExplainer(Explanations):
             (*prepared.notes, JOINT_NOTE) if self.joint else prepared.notes,
             self.joint,
         )
-        self._saved = SavedExplainer(fitted, result.history)
+        self._saved = SavedExplainer(fitted, result.history, self.config)
         return result.history
 
     def cache(
         self, data: Data, *, folder: str | Path | None = None, precision: str = "auto", overwrite: bool = False, progress: bool = True
     ) -> ActivationCache:
         """f's activations over ``data``, read exactly once, for several fits: ``explain.fit(data, cache=explain.cache(data))``.
+
+        Eight items are read twice more, and a warning says where their pixels differ (augmentation), of which the cache keeps one reading.
 
         Args:
             folder: where to keep them, for other processes too (``ActivationCache.open(folder)``); ``None``: in memory.
@@ -267,6 +271,7 @@ class FlintExplainer(Explanations):
             as_run = "float32" if precision == "float32" else "auto"
             preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
             images = own_images(data)
+            warned_of_augmentation(data, "this cache freezes as they come. Pass data without augmentation, or fit(data, cache='off')")
             reading = Reading(preparation, data, first_pass, progress and is_main())
             return ActivationCache.build(
                 preparation, reading.passes("activations"), folder=folder, precision=precision, images=images, overwrite=overwrite
@@ -337,7 +342,7 @@ class FlintExplainer(Explanations):
         allow_other_classifier: bool = False,
         load_classifier: bool = False,
     ) -> FlintExplainer:
-        """A saved explainer beside the classifier that it was fitted to.
+        """A saved explainer beside the classifier that it was fitted to, with the ``config`` of its fit but for a ``prediction_loss``.
 
         Args:
             model: that classifier. With ``load_classifier`` a module of the same architecture, which gets the weights of the joint fit.
@@ -364,7 +369,7 @@ class FlintExplainer(Explanations):
             classes=fitted.view.class_ids,
             normalization=None if fitted.normalization.estimated else fitted.normalization,
             adapter=adapter,
-            config=FlintConfig(interpreter=fitted.interpreter.config),
+            config=saved.config,
             output_kind=fitted.view.kind.name,
         )
         explainer._saved = saved

@@ -1,6 +1,8 @@
 """Save and load: the same bits here and in another process, for that classifier only, and from whole files only."""
 
+import dataclasses
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -14,9 +16,9 @@ import small
 import torch
 from torch import nn
 
-from flint_posthoc import FlintExplainer, storage
+from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, presets, storage
 from flint_posthoc.artifact import INTERPRETER_LIMIT, JSON_NAME, TENSORS_NAME
-from flint_posthoc.errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, NotAnArtifactError, NotFitted
+from flint_posthoc.errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, FlintWarning, NotAnArtifactError, NotFitted
 from flint_posthoc.storage import file_digest, read_tensors, write_tensors
 
 
@@ -76,6 +78,43 @@ def test_a_loaded_explainer_is_fitted_again_with_the_same_layers_and_classes(tmp
     assert loaded.interpreter.num_attributes == 3
     local = loaded(small.images(4))
     assert (local.class_ids, local.class_names) == ((3, 1), ("dog", "bee"))
+
+
+def test_the_next_fit_starts_from_the_same_settings(tmp_path: Path) -> None:
+    model, config = small.tiny(), presets.authors("mnist")
+    config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, epochs=1), interpreter=small.CONFIG.interpreter)
+    explain = small.fitted(model, config=dataclasses.replace(config, joint=JointSettings(class_weights=(1, 0.5, 2, 1), refine_steps=3)))
+    loaded = FlintExplainer.from_pretrained(explain.save_pretrained(tmp_path), model)
+    assert loaded.config == explain.config
+    explain.fit(small.images(), batch_size=8, progress=False)
+    loaded.fit(small.images(), batch_size=8, progress=False)
+    assert small.weights(loaded) == small.weights(explain)
+
+
+def test_an_artefact_without_settings_has_the_defaults(explain: FlintExplainer, folder: Path) -> None:
+    told = json.loads((folder / JSON_NAME).read_text())
+    del told["config"]
+    (folder / JSON_NAME).write_text(json.dumps(told))
+    loaded = FlintExplainer.from_pretrained(folder, explain.model)
+    assert loaded.config == FlintConfig(interpreter=explain.config.interpreter)
+    assert results(loaded) == results(explain)
+
+
+@pytest.mark.parametrize(
+    ("joint", "said"),
+    [
+        (JointSettings(prediction_loss=nn.functional.cross_entropy), "a prediction_loss is not saved; pass it again"),
+        (JointSettings(gradient_clip=math.inf), "these settings cannot be saved, and a fit of what is loaded will start from the defaults"),
+        (JointSettings(class_weights=(1.0,) * 2000), "these settings cannot be saved"),
+    ],
+)
+def test_settings_that_cannot_be_kept_are_said(tmp_path: Path, joint: JointSettings, said: str) -> None:
+    explain = small.fitted(config=dataclasses.replace(small.CONFIG, joint=joint))
+    with pytest.warns(FlintWarning, match=said):
+        folder = explain.save_pretrained(tmp_path)
+    loaded = FlintExplainer.from_pretrained(folder, explain.model)
+    assert loaded.config.joint == JointSettings()
+    assert loaded.config.interpreter == small.CONFIG.interpreter
 
 
 def test_saving_again_replaces_what_was_there(explain: FlintExplainer, folder: Path) -> None:
@@ -158,6 +197,11 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "an unknown kind of output": lambda folder: change(folder, output_kind="os.system"),
     "a history of another kind": lambda folder: change(folder, history={"records": [{"epoch": 0}], "notes": []}),
     "an unknown setting": lambda folder: change(folder, interpreter={"attributes": {"evil": 1}, "decoder": {"channels": []}}),
+    "no settings": lambda folder: change(folder, config=None),
+    "settings of another kind": lambda folder: change(folder, config={"settings": {"epochs": "many"}}),
+    "a loss weight below zero": lambda folder: change(folder, config={"weights": {"beta": -1}}),
+    "a knot of three numbers": lambda folder: change(folder, config={"schedule": {"zeta": [[0, 1, 2]]}}),
+    "a loss by name": lambda folder: change(folder, config={"joint": {"prediction_loss": "os.system"}}),
     "a deviation of zero": lambda folder: change(folder, normalization={"mean": [0, 0], "std": [0, 0]}),
     "a tensor fewer": lambda folder: rewrite(folder, lambda tensors: {k: v for k, v in tensors.items() if k != "interpreter.head.bias"}),
     "a tensor more": lambda folder: rewrite(folder, lambda tensors: tensors | {"interpreter.more": torch.zeros(2)}),

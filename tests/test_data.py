@@ -15,6 +15,7 @@ from flint_posthoc.errors import (
     BatchFormatError,
     DataError,
     EmptyDataError,
+    FlintWarning,
     ImageShapeError,
     LabelRangeError,
     MissingLabelsError,
@@ -224,6 +225,24 @@ def test_labels_that_are_no_classes_are_described(labels: Any, message: str) -> 
         with pytest.raises(BatchFormatError, match=message):
             collected([(IMAGES, labels)], labels=policy)
     assert collected([(IMAGES, labels)], labels="ignored").labels is None
+
+
+def test_counted_labels_may_be_shares_and_other_rows_are_left_out_with_one_warning() -> None:
+    shares = torch.eye(4)[LABELS] * 0.7 + 0.3 / 4
+    for labels in (shares, shares.numpy(), torch.eye(4)[LABELS].long()):
+        whole = collected([(IMAGES, labels)], num_classes=4, labels="counted")
+        assert whole.labels is not None
+        assert torch.equal(whole.labels.argmax(dim=1), LABELS)
+    assert collected([IMAGES], num_classes=4, labels="counted").labels is None
+    for rows in (torch.ones(10, 4), shares.repeat(1, 2), LABELS[:, None]):
+        with pytest.warns(
+            FlintWarning, match=r"batch 0: labels are Tensor of .* and no shares of 4 classes; they are not looked at"
+        ) as said:
+            assert collected([(IMAGES, rows)] * 3, num_classes=4, labels="counted").labels is None
+        assert len(said) == 1
+    for bad, error in ((LABELS[:9], BatchFormatError), (shares[:9], BatchFormatError), (LABELS + 1, LabelRangeError)):
+        with pytest.raises(error):
+            collected([(IMAGES, bad)], num_classes=4, labels="counted")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -80,6 +81,28 @@ def test_no_damage_to_a_picture_escapes_the_typed_error(tmp_path_factory: pytest
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(UnreadablePictureError):
         assert FORM(open_picture(path)).shape == FORM.shape
+
+
+@pytest.mark.parametrize("shape", [None, (1, 8, 8), (3, 8, 8)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])  # the last comes in mode I
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path, kind: str, shape: tuple[int, int, int] | None) -> None:
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "deep", kind)
+    image = ImageForm(Normalization((0.0,), (1.0,)), shape)(open_picture(tmp_path / "deep"))
+    assert image.shape == (shape or (1, 8, 8))
+    torch.testing.assert_close(image, torch.from_numpy(values / 65535).float().expand_as(image), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_the_bytes_of_sixteen_bits_may_stand_in_either_order() -> None:
+    picture = Image.frombytes("I;16B", (8, 8), np.full((8, 8), 0x8000, ">u2").tobytes())
+    assert FORM(picture).unique().tolist() == pytest.approx([(128 / 255 - 0.5) / 0.5], abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [np.full((8, 8), 70_000, np.int32), np.full((8, 8), -1, np.int32), np.full((8, 8), 0.5, np.float32)])
+def test_values_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(tmp_path / "measured.tiff")
+    with pytest.raises(UnreadablePictureError, match=r"a picture of mode [IF] with values from .* expected 8 or 16 bits a channel"):
+        FORM(open_picture(tmp_path / "measured.tiff"))
 
 
 def test_the_first_broken_picture_is_named(folder: Path) -> None:

@@ -23,7 +23,7 @@ def rival(model: nn.Module, fitted: FittedInterpreter, name: str, instead: str) 
     """``model`` in evaluation mode, in its own precision: images to logits over the explained classes, float32, on the CPU.
 
     Args:
-        model: has the classifier's outputs, of which the explained ones are taken, or only the explained ones.
+        model: has the classifier's outputs, of which the explained ones are taken, or only the explained ones. One logit is f's kind's.
         name: what messages call it.  instead: what to pass in place of f itself.
 
     Raises:
@@ -36,6 +36,8 @@ def rival(model: nn.Module, fitted: FittedInterpreter, name: str, instead: str) 
     def answer(images: Images) -> Logits:
         """One pass, its outputs checked."""
         logits = adapter.logits(model(images.to(model_device(model), model_dtype(model)))).float().cpu()
+        if logits.shape[1] == 1:
+            logits = view.kind.class_logits(logits)
         if logits.shape[1] not in (view.num_outputs, view.num_classes):
             raise ConfigurationError(
                 f"{name} gives {logits.shape[1]} classes, the explained classifier {view.num_outputs}, "

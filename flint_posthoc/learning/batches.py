@@ -85,7 +85,7 @@ class Preparation(NamedTuple):
     resolution: tuple[int, int]
     image_shape: tuple[int, int, int]
     device: torch.device
-    labels: Labels = "optional"
+    labels: Labels = "counted"
     max_channels: int | None = None  # of a tap in a cache; wider ones are stored as so many principal components
     bfloat16: bool = False  # f's pass, as autocast does it
 

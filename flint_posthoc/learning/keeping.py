@@ -141,12 +141,13 @@ def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
 
 
 def _warned_of_augmentation(reading: Reading) -> bool:
-    if not any(gather(augments(reading.data))):
-        return False
-    warnings.warn(
-        "the data gives other pixels when read twice (augmentation), which a cache would freeze; "
-        "the classifier runs in every epoch instead. Pass data without augmentation, or cache='off' to say so",
-        FlintWarning,
-        stacklevel=2,
-    )
-    return True
+    so = "a cache would freeze; the classifier runs in every epoch instead. Pass data without augmentation, or cache='off' to say so"
+    return warned_of_augmentation(reading.data, so)
+
+
+def warned_of_augmentation(data: Data, so: str) -> bool:
+    """Whether ``data`` augments in any process, of which a warning then says that it does, "which", and what follows from it: ``so``."""
+    found = any(gather(augments(data)))
+    if found:
+        warnings.warn(f"the data gives other pixels when read twice (augmentation), which {so}", FlintWarning, stacklevel=2)
+    return found

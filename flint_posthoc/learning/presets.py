@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import ConfigurationError
 from ..interpreter.attributes import AttributeNetworkConfig
 from ..interpreter.decoder import DecoderConfig
 from ..interpreter.interpreter import InterpreterConfig
+from ..storage import record
 from .joint import JointSettings
 from .losses import LossWeights
 from .schedule import LossSchedule, step_at
@@ -28,6 +30,15 @@ class FlintConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     schedule: LossSchedule = field(default_factory=LossSchedule)
     joint: JointSettings = field(default_factory=JointSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In what JSON knows, which leaves a ``prediction_loss`` out."""
+        return dataclasses.asdict(dataclasses.replace(self, joint=dataclasses.replace(self.joint, prediction_loss=None)))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> FlintConfig:
+        """The reverse. Raises ``TypeError`` or ``ValueError`` for what no ``to_dict`` gives."""
+        return record(cls, stored)
 
 
 Entry = TypeVar("Entry")

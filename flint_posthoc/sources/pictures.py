@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from ..classifier.adapter import Normalization
 from ..errors import DataError, EmptyDataError, UnreadablePictureError
 
+WHITE = 2**16 - 1  # of a picture in 16 bits
 PIXELS = 2**27  # of a picture, at most: more would be unpacked into gigabytes
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # what the library knows beyond these may start programs (EPS)
 _UNREADABLE = (  # what it raises for damaged files, beside its own kinds
@@ -40,13 +41,30 @@ class ImageForm:
     shape: tuple[int, int, int] | None = None
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """The picture as a normalised tensor (channels, height, width)."""
+        """The picture as a normalised tensor (channels, height, width).
+
+        Raises ``UnreadablePictureError`` for a picture of 32 bits or floats a channel, no value of which is known to be white.
+        """
+        picture = _in_eight_bits(picture)
         grey = self.shape[0] == 1 if self.shape else picture.mode in ("1", "L")
         picture = picture.convert("L" if grey else "RGB")
         if self.shape is not None and (picture.height, picture.width) != self.shape[1:]:
             picture = ImageOps.fit(picture, (self.shape[2], self.shape[1]), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
         return self.normalization.normalize((pixels[None] if grey else pixels.permute(2, 0, 1))[None])[0]
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits in 8, which Pillow would cut off at 255; others as they are."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > WHITE:  # mode I holds 16 bits too, of PGM files for one
+        raise UnreadablePictureError(
+            f"a picture of mode {picture.mode} with values from {values.min()} to {values.max()}, none of which is known to be white; "
+            "expected 8 or 16 bits a channel"
+        )
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 @runtime_checkable

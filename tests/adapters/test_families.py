@@ -71,6 +71,22 @@ def test_timm():
     assert adapter.input_size(grey) == (1, 176, 176)
 
 
+def test_timm_names_the_classes_of_published_imagenet_weights_alone():
+    import timm
+
+    model = timm.create_model("resnet10t")
+    adapter = find_adapter(model)
+    assert "in1k" in model.pretrained_cfg["tag"]
+    names = adapter.class_names(model)
+    assert len(names) == 1000
+    assert names[207] == "golden retriever"
+    model.pretrained_cfg["tag"] = "mine"
+    assert adapter.class_names(model) is None
+    assert adapter.class_names(timm.create_model("resnet10t", num_classes=7)) is None
+    model.pretrained_cfg |= {"tag": "in1k_ft_in21k", "num_classes": 21841}
+    assert adapter.class_names(model) is None
+
+
 def test_timm_without_configuration_says_nothing():
     model = swin()
     model.pretrained_cfg = model.default_cfg = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ClassifierOutputError, ConfigurationError, EmptyDataError, LabelRangeError, MissingLabelsError
 from flint_posthoc.evaluation.accuracy import AccuracyComparison, accuracy_counts, compare_accuracy, conclude_accuracy
+from flint_posthoc.evaluation.baselines import STRANGER
 from flint_posthoc.evaluation.estimates import bootstrap
 
 Labelled = list[tuple[Tensor, Tensor]]
@@ -113,6 +114,19 @@ def test_restricted_classes_compare_restricted_answers(pixels: Tensor, reference
     assert set(explain.fitted.notes) <= set(found.notes)
 
 
+def test_a_reference_of_one_logit_has_the_two_classes_of_a_binary_head(pixels: Tensor, reference: nn.Module) -> None:
+    explain, other = small.fitted(small.Tiny(1).eval()), nn.Sequential(reference, nn.Linear(small.CLASSES, 1))
+    with torch.no_grad():
+        ours, theirs = explain.model(pixels)[:, 0], other(pixels)[:, 0]
+        other[1].bias -= theirs.median()  # type: ignore[operator]
+        theirs = theirs - theirs.median()
+    labels = (ours > ours.median()).long()
+    found = explain.accuracy_account(other, [(pixels, labels)])
+    assert found.reference_accuracy == pytest.approx(((theirs > 0) == labels.bool()).double().mean().item())
+    assert found.agreement == pytest.approx(((theirs > 0) == (ours > 0)).double().mean().item())
+    assert {baseline.name for baseline in explain.baselines(pixels, pixels, independent=other).baselines} >= {STRANGER}
+
+
 def test_by_design_it_tells_what_the_fit_did(pixels: Tensor) -> None:
     model = small.tiny(seed=5)
     before, truth = copy.deepcopy(model), small.labels(small.tiny(seed=1), pixels, wrong_every=100)
@@ -157,6 +171,8 @@ def test_bad_input_is_refused(learnt: FlintExplainer, reference: nn.Module, pixe
         compare_accuracy(fitted, reference, [])
     with pytest.raises(ConfigurationError, match="reference gives 9 classes, the explained classifier 4, of which 4 are explained"):
         compare_accuracy(fitted, small.Tiny(9), labelled)
+    with pytest.raises(ConfigurationError, match="reference gives 1 classes, the explained classifier 4"):
+        compare_accuracy(fitted, small.Tiny(1), labelled)
     with pytest.raises(ConfigurationError, match="reference is the explained classifier itself; pass a copy made before it learnt"):
         compare_accuracy(fitted, learnt.model, labelled)
     with torch.no_grad():

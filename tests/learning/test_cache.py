@@ -105,6 +105,17 @@ def test_augmentation_is_noticed_and_never_cached(cache: str) -> None:
     assert min(data.reads) >= 3
 
 
+@pytest.mark.parametrize("freezes", ["cache", "selection", "compare_layers"])
+def test_a_cache_that_is_asked_for_keeps_one_reading_of_augmented_data_and_says_so(freezes: str) -> None:
+    explain, data = small.explainer(), batched(Counted(noise=0.1))
+    with pytest.warns(FlintWarning, match=r"other pixels when read twice \(augmentation\), which this cache freezes as they come"):
+        {
+            "cache": lambda: explain.cache(data, progress=False),
+            "selection": lambda: explain.selection(data, [2], folds=2, progress=False),
+            "compare_layers": lambda: explain.compare_layers(data, [["conv2"]], folds=2, progress=False),
+        }[freezes]()
+
+
 def test_too_little_room_anywhere_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
     monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
@@ -369,6 +380,19 @@ def test_class_means_are_the_loops(labelled: bool) -> None:
     else:
         predicted = model(pixels).argmax(dim=1)
         torch.testing.assert_close(means[0], pixels[predicted == 0].mean(dim=0))
+
+
+def test_a_post_hoc_fit_takes_soft_labels_and_does_without_those_that_are_none() -> None:
+    model, pixels = small.tiny(), small.images(40)
+    classes = small.labels(model, pixels)
+    hard, soft, none = (small.explainer(model) for _ in range(3))
+    hard.fit([(pixels, classes)], validation=[(pixels, classes)], max_steps=1, progress=False)
+    mixed = 0.8 * torch.eye(small.CLASSES)[classes] + 0.2 / small.CLASSES
+    soft.fit([(pixels, mixed)], validation=[(pixels, mixed)], max_steps=1, progress=False)
+    assert torch.equal(soft.fitted.class_means, hard.fitted.class_means)
+    with pytest.warns(FlintWarning, match="labels are .* no shares of 4 classes; they are not looked at"):
+        none.fit([(pixels, torch.ones(40, 9))], max_steps=1, progress=False)
+    assert torch.equal(none.fitted.class_means, small.fitted(model, pixels).fitted.class_means)
 
 
 def test_a_survey_of_nothing_is_refused() -> None:
