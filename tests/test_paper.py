@@ -461,10 +461,11 @@ def test_one_seed_has_the_interval_of_its_test_images() -> None:
         "fidelity_on_errors": 1.96 * math.sqrt(0.6 * 0.4 / 100),  # there are 100 errors
         "accuracy_lost_by_interpreter": 1.96 * statistics.pstdev([1] * 45 + [-1] * 25 + [0] * 930) / math.sqrt(1000),
         "accuracy_gain": 0.02,  # half of what is between -0.01 and 0.03
-        "not_alive": 0.0,
+        "classifier_accuracy": 1.96 * math.sqrt(0.9 * 0.1 / 1000),
     }
     assert {name: fidelity.measure(name, [run])["interval"] for name in expected} == pytest.approx(expected)
     assert fidelity.measure("accuracy_lost_by_interpreter", [run])["mean"] == pytest.approx(0.02)
+    assert fidelity.measure("not_alive", [run]) == {"mean": 2.0, "interval": None}
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ NAMES = {
     "cns_5": "CNS, τ = 5",
     "not_alive": "attributes not alive",
 }
+SHARES = ("base_accuracy", "classifier_accuracy", "interpreter_accuracy", "fidelity")  # of the test images
 READING = (
     "± is the wider of two 95 % intervals: over seeds (Student's t) and over test images (binomial; paired for differences of accuracy). "
     "A goal is missed where the whole interval lies beyond it. Below the goals: fidelity of plainer ways to imitate f, with as many "
@@ -154,8 +155,9 @@ def measure(name: str, runs: Sequence[Row]) -> dict[str, float | None] | None:
         return None
     over_seeds = mean_and_interval(values)
     over_images = [images_interval(name, run) for run in runs]
-    widths = [over_seeds["interval"] or 0.0, sum(over_images) / len(over_images)]  # all seeds share the test images
-    return {"mean": over_seeds["mean"], "interval": max(widths)}
+    shared = None if None in over_images else sum(over_images) / len(over_images)  # all seeds share the test images
+    known = [width for width in (over_seeds["interval"], shared) if width is not None]
+    return {"mean": over_seeds["mean"], "interval": max(known, default=None)}
 
 
 def value_of(name: str, run: Row) -> float | None:
@@ -165,8 +167,8 @@ def value_of(name: str, run: Row) -> float | None:
     return known.get(name)
 
 
-def images_interval(name: str, run: Row) -> float:
-    """Half the 95 % interval over the test images of one run; 0 for what is no share of images."""
+def images_interval(name: str, run: Row) -> float | None:
+    """Half the 95 % interval over the test images of one run; ``None`` for what is no share of images."""
     images, known = run["evaluation"]["samples"], run["figures"]
     accuracy, share = known["classifier_accuracy"], value_of(name, run) or 0.0
     if name == "accuracy_gain":
@@ -175,8 +177,8 @@ def images_interval(name: str, run: Row) -> float:
     if name == "accuracy_lost_by_interpreter":
         lost = accuracy * (1 - known["fidelity_on_correct"])  # images that f alone gets right; share = lost - those that g alone does
         return 1.96 * math.sqrt((2 * lost - share - share**2) / images)
-    counted = {"fidelity": images, "fidelity_on_errors": images * (1 - accuracy)}
-    return 1.96 * math.sqrt(share * (1 - share) / counted[name]) if counted.get(name) else 0.0
+    counted = dict.fromkeys(SHARES, images) | {"fidelity_on_errors": images * (1 - accuracy)}
+    return 1.96 * math.sqrt(share * (1 - share) / counted[name]) if counted.get(name) else None
 
 
 def shown(task: str, name: str, value: dict[str, float | None] | None) -> str:
