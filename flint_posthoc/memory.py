@@ -16,7 +16,7 @@ from .errors import FlintWarning, MemoryExhaustedError
 
 Part = TypeVar("Part")
 _SAYINGS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc", "std::bad_alloc")
-_PIXELS_A_CORE = 4 * 224 * 224
+_PIXELS_A_CORE = 8 * 224 * 224
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))  # of versions 2 and 1
 
@@ -68,8 +68,8 @@ class Halving:
 def at_once(image_shape: tuple[int, int, int], device: torch.device) -> int | None:
     """Images of this (channels, height, width) that a pass of a frozen classifier takes together; ``None``: as many as it is given.
 
-    On a CPU these are few photographs a core: maps of more would stay neither in its caches nor in the allocator's hands, and memory that
-    the system gives anew for every layer costs as much as the arithmetic (measured by ``python -m examples.benchmarks.parts``).
+    On a CPU these are few photographs a core: maps of many more would stay neither in its caches nor in the allocator's hands, and memory
+    that the system gives anew for every layer costs as much as the arithmetic (measured by ``python -m examples.benchmarks.parts``).
     """
     return max(1, _PIXELS_A_CORE * torch.get_num_threads() // (image_shape[1] * image_shape[2])) if device.type == "cpu" else None
 

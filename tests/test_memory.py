@@ -81,10 +81,10 @@ def test_one_image_that_does_not_fit_is_an_error_and_other_errors_are_left_as_th
         list(Halving("counting").parts(broken, 4))
 
 
-def test_a_core_takes_four_photographs_at_once_and_a_gpu_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_takes_eight_photographs_at_once_and_a_gpu_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     sizes = [at_once(shape, torch.device("cpu")) for shape in ((3, 224, 224), (1, 28, 28), (3, 4000, 4000))]
-    assert sizes == [12, 12 * 64, 1]
+    assert sizes == [24, 24 * 64, 1]
     assert at_once((3, 224, 224), torch.device("cuda")) is None
 
 
