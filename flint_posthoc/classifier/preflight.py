@@ -17,7 +17,6 @@ from .recording import Recording, forward, recorded, two_samples
 from .taps import check_device, frozen, layer_not_reached, resolve_layers, unwrap
 
 PROBABILITIES = "the output looks like probabilities already; pass a classifier that returns logits (before softmax or sigmoid)"
-_SQUASHING = ("sigmoid", "softmax", "_softmax")
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def _are_probabilities(recording: Recording, logits: Logits) -> bool:
     if not bool(((logits >= 0) & (logits <= 1)).all()):
         return False
     summed = logits.shape[1] > 1 and torch.allclose(logits.sum(dim=1), torch.ones(len(logits), device=logits.device), atol=1e-3)
-    return summed or recording.ends_with(_SQUASHING)
+    return summed or recording.ends_with("sigmoid")
 
 
 def _row(tap: TapRecord) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +45,7 @@ class Operator:
 
     kinds: frozenset[str]
     module: nn.Module
-    name: str = ""
+    name: str
 
     @property
     def nonlinear(self) -> bool:
@@ -91,9 +91,9 @@ class Recording:
         """Whether anything but linear layers ran after ``position``."""
         return any(operator.nonlinear for operator in self.operators[position:])
 
-    def ends_with(self, names: Collection[str]) -> bool:
-        """Whether the last of the operators is called one of ``names``."""
-        return bool(self.operators) and self.operators[-1].name in names
+    def ends_with(self, name: str) -> bool:
+        """Whether the last of the operators is called so."""
+        return bool(self.operators) and self.operators[-1].name == name
 
     def linear_between(self, start: int, end: int | None = None) -> int:
         """How many convolutions and matrix products ran from position ``start`` to ``end``."""

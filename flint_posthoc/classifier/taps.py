@@ -166,7 +166,8 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
         _unfreeze(modules.parameters)
         model.train()
         for part in model.modules():
-            if not any(parameter.requires_grad for parameter in part.parameters()) and any(True for _ in part.parameters()):
+            asking = [parameter.requires_grad for parameter in part.parameters()]
+            if asking and not any(asking):
                 part.eval()  # frozen: its batch norms and its dropout too
         yield model
         modules.keep_tensors()

@@ -126,6 +126,7 @@ class _TotalVariation(torch.autograd.Function):
 
     @staticmethod
     def forward(images: Images) -> PerImage:
+        """The value itself."""
         found = images.new_zeros(len(images))
         for dim in _directions(images):
             found += images.diff(dim=dim).abs_().mean(dim=(1, 2, 3))
@@ -138,6 +139,7 @@ class _TotalVariation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: PerImage) -> Images:
+        """Each pixel is pulled towards its neighbours, by as much whatever the distance."""
         (images,) = ctx.saved_tensors
         found = torch.zeros_like(images)
         for dim in _directions(images):

@@ -85,7 +85,7 @@ def within(passes: Iterable[LearningBatch], image_bytes: int, room: float) -> Ge
         if seen * image_bytes > room:
             raise MemoryExhaustedError(
                 f"the activations of the first {seen:,} images fill the {room / 2**30:.1f} GiB that may be filled, and the data did not "
-                "say how many there are; pass cache='disk', or cache='off' to run the classifier in every epoch"
+                "say how many there are; pass cache='disk'"
             )
         yield batch
 
