@@ -462,9 +462,11 @@ Path(sys.argv[1], str(processes.rank())).write_text(f"{device} {processes.gather
 def test_torchrun_starts_what_start_connects(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(processes.__file__).parents[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py", str(tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    command += ["script.py", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300, capture_output=True)
+    run = subprocess.run(command, cwd=tmp_path, env=environment, timeout=300, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["cpu [0, 1] 2"] * 2
 
 
