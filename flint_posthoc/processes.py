@@ -9,6 +9,7 @@ for one that will not come.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,8 @@ _MESSAGES: WeakKeyDictionary[dist.ProcessGroup, Any] = WeakKeyDictionary()
 def start(backend: str | None = None) -> torch.device:
     """Connect the processes that ``torchrun`` started and return this one's device; started otherwise, there is one and nothing to do.
 
+    They part when Python ends.
+
     Args:
         backend: of ``torch.distributed``; ``None``: nccl for tensors on a GPU where each process has one of its own, gloo for the rest.
 
@@ -49,6 +52,7 @@ def start(backend: str | None = None) -> torch.device:
         if not dist.is_available():
             raise ConfigurationError("several processes need torch.distributed, which this build of torch was made without")
         dist.init_process_group(backend or ("cpu:gloo,cuda:nccl" if cuda else "gloo"))
+        atexit.register(_leave)
     return device
 
 
@@ -262,6 +266,13 @@ def _reduce_(tensor: Tensor, operation: str) -> Tensor:
 
 
 # ---- groups ----
+
+
+def _leave() -> None:
+    """Threads of a group that outlive the interpreter abort the process: torch asks for each group to be destroyed."""
+    _MESSAGES.clear()
+    if _initialized():
+        dist.destroy_process_group()
 
 
 def _initialized() -> bool:
