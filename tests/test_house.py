@@ -12,6 +12,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from flint_posthoc import FlintExplainer
 from flint_posthoc.measures import contributions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,3 +111,18 @@ def test_the_source_is_where_the_tests_are() -> None:
     assert spec is not None
     assert spec.origin is not None
     assert Path(spec.origin).resolve().parent == ROOT / "flint_posthoc"
+
+
+def test_the_page_of_all_calls_names_all_calls() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    root = ast.parse((ROOT / "flint_posthoc" / "__init__.py").read_text(encoding="utf-8"))
+    exported = {alias.name for node in root.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    public = exported | {name for name in dir(FlintExplainer) if not name.startswith("_")}
+    assert public - set(re.findall(r"\w+", page)) == set()
+
+
+def test_documents_call_only_what_there_is() -> None:
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    called = {name for path in documents for name in re.findall(r"\bexplain\.(\w+)", path.read_text(encoding="utf-8"))}
+    assert len(called) > 20
+    assert called - set(dir(FlintExplainer)) - {"joint", "model", "py"} == set()
