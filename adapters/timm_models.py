@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from flint_posthoc.classifier.adapter import Normalization
+from flint_posthoc.classifier.adapter import Crop, Normalization
 
 from .torch_module import TorchModuleAdapter, comes_from, image_channels
 
@@ -33,6 +33,11 @@ class TimmAdapter(TorchModuleAdapter):
         told = _configuration(model).get("input_size")
         height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (told[1:] if told else (0, 0))
         return (image_channels(model) or 3, height, width) if height else None
+
+    def crop(self, model: nn.Module) -> Crop:
+        """``crop_pct`` and ``interpolation`` of the configuration."""
+        told = _configuration(model)
+        return Crop(told.get("crop_pct") or 1.0, told.get("interpolation") or "bilinear")
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
         """``label_names`` of the configuration, else those of ImageNet-1k where its tag names that, if there is one a class."""

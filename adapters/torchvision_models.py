@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from flint_posthoc.classifier.adapter import Normalization
+from flint_posthoc.classifier.adapter import Crop, Normalization
 
 from .torch_module import TorchModuleAdapter, comes_from, image_channels, output_width
 
@@ -26,6 +26,10 @@ class TorchvisionAdapter(TorchModuleAdapter):
     def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
         size = getattr(model, "image_size", 299 if type(model).__name__ == "Inception3" else 224)
         return (image_channels(model) or 3, size, size)
+
+    def crop(self, model: nn.Module) -> Crop:
+        """224 of 256 pixels, as most published weights are judged."""
+        return Crop(224 / 256)
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
         """ImageNet's, for a classifier of a thousand classes."""

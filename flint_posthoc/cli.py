@@ -24,11 +24,11 @@ from .errors import ConfigurationError, DataError, FlintError
 from .explainer import FlintExplainer
 from .figures import save as save_figure
 from .learning.losses import LossWeights
-from .sources.options import LISTS, ClassifierOptions, ReadingOptions, SavedOptions
-from .sources.pictures import ImageForm, LabelledPictures, PictureDataset, ReadablePictures, open_data, open_picture
+from .sources.options import LISTS, ClassifierOptions, LoadingOptions, ReadingOptions, SavedOptions
+from .sources.pictures import ImageForm, ReadablePictures, open_data, open_picture
 from .storage import writable_folder, write_json
 
-BATCH_SIZE = 64
+AT_ONCE = 64  # pictures that are explained in one go
 
 
 # ---- the commands ----
@@ -49,7 +49,13 @@ def demo(*, output: Path = Path("flint-demo"), seed: int = 0, max_steps: int | L
 
 
 def layers(
-    classifier: ClassifierOptions, reading: ReadingOptions, *, data: str | None = None, measure: bool = False, folds: int = 3
+    classifier: ClassifierOptions,
+    reading: ReadingOptions,
+    loading: LoadingOptions,
+    *,
+    data: str | None = None,
+    measure: bool = False,
+    folds: int = 3,
 ) -> None:
     """Say which layers would be read, why, and what they put out; nothing is fitted, unless to measure.
 
@@ -59,19 +65,20 @@ def layers(
         folds: of the cross-validation.
     """
     model = classifier.build()
-    form, pictures = reading.form(model), None if data is None else open_data(data, "train")
-    explainer = reading.explainer(model, form, pictures, device=classifier.device)
+    form, pictures = reading.form(classifier, model), None if data is None else open_data(data, "train")
+    explainer = reading.explainer(model, form, pictures, device=classifier.place())
     num_classes = _print_layers(explainer)
     if measure:
         if pictures is None:
             raise ConfigurationError("--measure needs --data, pictures to fit and to judge on")
-        compared = explainer.compare_layers(_loader(pictures, form, num_classes), folds=folds, progress=_on_terminal())
+        compared = explainer.compare_layers(loading.loader(pictures, form, num_classes), folds=folds, progress=_on_terminal())
         print("", compared, sep="\n")
 
 
 def fit(
     classifier: ClassifierOptions,
     reading: ReadingOptions,
+    loading: LoadingOptions,
     *,
     data: str,
     validation: str | None = None,
@@ -82,7 +89,6 @@ def fit(
     checkpoint_dir: Path | None = None,
     resume: bool = False,
     loss: LossWeights | None = None,
-    skip_unreadable: bool = False,
 ) -> None:
     """Fit an interpreter to a classifier, which stays as it is, and save it.
 
@@ -97,14 +103,13 @@ def fit(
         checkpoint_dir: folder to keep the state after every epoch in.
         resume: go on from there.
         loss: weights of the loss terms.
-        skip_unreadable: leave out pictures that cannot be read and say which, rather than stopping at the first.
     """
     model = classifier.build()
-    form, pictures = reading.form(model), open_data(data, "train")
-    explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.device)
+    form, pictures = reading.form(classifier, model), open_data(data, "train")
+    explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.place())
     num_classes = _print_layers(explainer)
-    judged = None if validation is None else _loader(open_data(validation, "test"), form, num_classes, skip=skip_unreadable)
-    learnt = _loader(pictures, form, num_classes, shuffle=True, skip=skip_unreadable)
+    judged = None if validation is None else loading.loader(open_data(validation, "test"), form, num_classes)
+    learnt = loading.loader(pictures, form, num_classes, shuffle=True)
     history = explainer.fit(
         learnt,
         validation=judged,
@@ -122,18 +127,15 @@ def fit(
     _say_what_was_skipped(learnt, judged)
 
 
-def evaluate(
-    classifier: ClassifierOptions, saved: SavedOptions, *, data: str, json: Path | None = None, skip_unreadable: bool = False
-) -> None:
+def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: LoadingOptions, *, data: str, json: Path | None = None) -> None:
     """Say how far a saved interpreter is to be trusted, best on pictures that it has not seen.
 
     Args:
         data: pictures, as for fit (test/ or val/ in the folder is taken, where there is one).
         json: file to write the figures into.
-        skip_unreadable: see fit.
     """
     explainer, form = saved.load(classifier)
-    judged = _loader(open_data(data, "test"), form, explainer.fitted.view.num_classes, skip=skip_unreadable)
+    judged = loading.loader(open_data(data, "test"), form, explainer.fitted.view.num_classes)
     evaluation = explainer.evaluate(judged)
     print(evaluation)
     _say_what_was_skipped(judged)
@@ -159,8 +161,8 @@ def explain(
     writable_folder(output)
     stored: dict[str, Any] = {"images": []}
     unreadable: list[str] = []
-    for start in range(0, len(images), BATCH_SIZE):
-        pictures = _readable(images[start : start + BATCH_SIZE], form, unreadable)
+    for start in range(0, len(images), AT_ONCE):
+        pictures = _readable(images[start : start + AT_ONCE], form, unreadable)
         if not pictures:
             continue
         local = explainer(torch.stack([*pictures.values()]), for_class=for_class)
@@ -192,12 +194,12 @@ def _readable(files: Sequence[Path], form: ImageForm, unreadable: list[str]) -> 
 def report(
     classifier: ClassifierOptions,
     saved: SavedOptions,
+    loading: LoadingOptions,
     *,
     data: str,
     output: Path = Path("flint-report.html"),
     budget_seconds: float = 240.0,
     title: str | None = None,
-    skip_unreadable: bool = False,
 ) -> None:
     """Make one HTML file, pictures and all, for someone who was not there when the classifier was trained.
 
@@ -206,26 +208,15 @@ def report(
         output: file to write.
         budget_seconds: for all of it; pictures of attributes are drawn by falling relevance until it is spent.
         title: of the page.
-        skip_unreadable: see fit.
     """
     explainer, form = saved.load(classifier)
-    pictures = _loader(open_data(data, "test"), form, explainer.fitted.view.num_classes, skip=skip_unreadable)
+    pictures = loading.loader(open_data(data, "test"), form, explainer.fitted.view.num_classes)
     written = explainer.report(output, pictures, budget_seconds=budget_seconds, title=title, data_name=data, progress=_on_terminal())
     print(f"the report is {written} ({written.stat().st_size / 2**20:.1f} MB)")
     _say_what_was_skipped(pictures)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain, report)}
-
-
-def _loader(pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False, skip: bool = False) -> DataLoader[Any]:
-    labelled = len(pictures.classes) == num_classes
-    if not labelled:
-        _say(f"labels are left out: the data has {len(pictures.classes)} classes, {num_classes} are explained (--classes chooses them)")
-    if not skip:
-        return DataLoader(PictureDataset(pictures, form, labelled=labelled), BATCH_SIZE, shuffle=shuffle)
-    readable = ReadablePictures(pictures, form, labelled=labelled)
-    return DataLoader(readable, BATCH_SIZE, shuffle=shuffle, collate_fn=readable.collate)
 
 
 def _say_what_was_skipped(*loaders: DataLoader[Any] | None) -> None:
@@ -270,7 +261,7 @@ def _underscored(argument: str) -> str:
 
 def _groups(command: Callable[..., None]) -> dict[str, type[Any]]:
     """Those parameters of a command whose fields are options of their own."""
-    hints, groups = get_type_hints(command), (ClassifierOptions, ReadingOptions, SavedOptions)
+    hints, groups = get_type_hints(command), (ClassifierOptions, ReadingOptions, SavedOptions, LoadingOptions)
     return {name: hints[name] for name in inspect.signature(command).parameters if hints[name] in groups}
 
 

@@ -75,6 +75,7 @@ def test_layers_measures_on_request_and_needs_data_for_it(capsys: pytest.Capture
     assert "compared over 2 folds of 1437 images" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("always::flint_posthoc.errors.FlintWarning")
 def test_fit_judges_saves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     arguments = ["--data", "digits", "--validation", "digits", "--output", str(folder), "--classes", "1", "4", "7"]
@@ -188,6 +189,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no such class": (["layers", *MODEL, *READING, "--classes", "1", "99"], "classes=[99] are no outputs"),
     "no weights": (["layers", *MODEL, "--weights", "nothing.pt"], "nothing.pt is no file of weights"),
     "no data": (["fit", *MODEL, *READING, "--data", "nowhere"], "'nowhere' is neither a folder of pictures nor one of digits, mnist"),
+    "crop": (["layers", *MODEL, *READING, "--crop", "1.5"], "the share of a picture that is shown must be in (0, 1], got 1.5"),
+    "batch size": (["fit", *MODEL, *READING, "--data", "digits", "--batch-size", "0"], "batch_size must be at least 1"),
     "J": (["fit", *MODEL, *READING, "--data", "digits", "--num-attributes", "0"], "num_attributes must be at least 1"),
     "no interpreter": (["evaluate", *MODEL, "--interpreter", "nowhere/at/all", "--data", "digits"], "does not exist"),
     "device": (["layers", *MODEL, *READING, "--device", "toaster"], "toaster"),

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision import transforms
 
-from flint_posthoc.classifier.adapter import Normalization
+from flint_posthoc.classifier.adapter import Crop, Normalization
 from flint_posthoc.cli import main
 from flint_posthoc.data import FirstPass, batches
 from flint_posthoc.errors import UnreadablePictureError
@@ -127,35 +128,34 @@ def test_a_batch_of_broken_pictures_alone_is_passed_over_also_at_the_beginning(f
     assert sum(len(batch.images) for batch in batches(first, device="cpu")) == 2
 
 
-@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("size", [(320, 200), (200, 320), (256, 256), (56, 72)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_middle_is_cut_as_torchvision_cuts_it(size: tuple[int, int], interpolation: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 3, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    form = ImageForm(Normalization((0.0,), (1.0,)), (3, 112, 112), Crop(112 / 128, interpolation))
+    usual = [transforms.Resize(128, transforms.InterpolationMode(interpolation)), transforms.CenterCrop(112), transforms.ToTensor()]
+    difference = (form(picture) - transforms.Compose(usual)(picture)).abs()
+    assert difference.mean() < 0.01  # which rounds to whole pixels on the way
+    whole = (ImageForm(form.normalization, form.shape)(picture) - transforms.Compose(usual)(picture)).abs()
+    assert difference.mean() < whole.mean() / 2
+
+
+@pytest.mark.filterwarnings("always::flint_posthoc.errors.FlintWarning")
+@pytest.mark.parametrize(("skip", "workers"), [(True, 0), (True, 2), (False, 0)])
 def test_the_command_line_skips_on_request_and_says_what(
-    folder: Path, skip: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, skip: bool, workers: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = ["--model", "torchvision:squeezenet1_1", "--model-args", '{"num_classes": 2}', "--weights", str(tmp_path / "w.safetensors")]
     from safetensors.torch import save_file
     from torchvision.models import squeezenet1_1
 
     save_file(squeezenet1_1(num_classes=2).state_dict(), tmp_path / "w.safetensors")
-    options = [
-        "--data",
-        str(folder),
-        "--size",
-        "64",
-        "--mean",
-        "0.5",
-        "0.5",
-        "0.5",
-        "--std",
-        "0.5",
-        "0.5",
-        "0.5",
-        "--max-steps",
-        "2",
-        "--num-attributes",
-        "3",
-    ]
-    code = main(["fit", *model, *options, "--output", str(tmp_path / "out"), *(["--skip-unreadable=true"] if skip else [])])
-    said = capsys.readouterr().err
+    half = ["0.5", "0.5", "0.5"]
+    options = ["--data", str(folder), "--size", "64", "--mean", *half, "--std", *half, "--max-steps", "2", "--num-attributes", "3"]
+    loading = ["--skip-unreadable", "--workers", str(workers), "--batch-size", "5"] if skip else []
+    code = main(["fit", *model, *options, *loading, "--output", str(tmp_path / "out")])
+    said = capfd.readouterr().err
     assert code == (0 if skip else 2), said
-    assert ("3 pictures could not be read and were left out: picture 5 of the data cannot be read" in said) is skip
+    assert ("left out: picture 5 of the data cannot be read" in said) is skip
+    assert ("3 pictures could not be read and were left out" in said) is (skip and not workers)  # each worker says it for itself
     assert ("ant/cut.png cannot be read as a picture" in said) or not skip

@@ -65,6 +65,26 @@ class Normalization:
         return tuple(images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
+class Crop:
+    """What a classifier is shown of a picture of another size: its middle, scaled.
+
+    Attributes:
+        share: of the shorter side, in (0, 1]; 224 of 256 pixels are 0.875.
+        interpolation: one of Pillow's, by name, such as "bilinear" or "bicubic".
+    """
+
+    share: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigurationError(f"the share of a picture that is shown must be in (0, 1], got {self.share}")
+
+
+WHOLE = Crop()
+
+
 @runtime_checkable
 class OutputKind(Protocol):
     """What the classifier's logits mean. Nothing else in the code asks which kind it is."""
@@ -294,6 +314,10 @@ class ModelAdapter(abc.ABC):
     @abc.abstractmethod
     def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
         """(channels, height, width) of an image, where the model says so."""
+
+    def crop(self, model: nn.Module) -> Crop:
+        """How pictures were cut and scaled when the model was judged, where that is known; else all of the middle square."""
+        return WHOLE
 
     @abc.abstractmethod
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:

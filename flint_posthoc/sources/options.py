@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from ..classifier.adapter import Normalization, find_adapter
+from ..classifier.adapter import Crop, Normalization, find_adapter
 from ..errors import ClassNamesError, ConfigurationError, FlintWarning
 from ..explainer import FlintExplainer
 from .classifiers import build_classifier
-from .pictures import ImageForm, LabelledPictures
+from .pictures import ImageForm, LabelledPictures, PictureDataset, ReadablePictures
 
 AS_THEY_ARE = Normalization((0.0,), (1.0,))
 LISTS: dict[str, tuple[type, str]] = {  # options that take several values, and what they mean
@@ -35,17 +37,28 @@ class ClassifierOptions:
         model: timm:NAME, torchvision:NAME, transformers:NAME or package.module:factory.
         weights: file of its weights, where they are not the published ones: safetensors, or what torch.load reads as weights alone.
         model_args: what the factory is called with, as JSON or YAML, for example '{"num_classes": 10}'.
-        device: cpu, cuda, …
+        device: cpu, cuda, …; without it a GPU where there is one.
+        crop: share of a picture's shorter side that the classifier is shown, where it is not what its family's published weights take.
     """
 
     model: str
     weights: Path | None = None
     model_args: dict[str, Any] | None = None
-    device: str = "cpu"
+    device: str | None = None
+    crop: float | None = None
 
     def build(self) -> nn.Module:
         """The classifier in evaluation mode."""
         return build_classifier(self.model, self.weights, self.model_args)
+
+    def place(self) -> str:
+        """Where to work."""
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def crop_of(self, model: nn.Module) -> Crop:
+        """What ``model``, made by ``build``, is shown of a picture."""
+        crop = find_adapter(model).crop(model)
+        return crop if self.crop is None else replace(crop, share=self.crop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +71,7 @@ class ReadingOptions:
     std: list[float] | None = None
     size: list[int] | None = None
 
-    def form(self, model: nn.Module) -> ImageForm:
+    def form(self, classifier: ClassifierOptions, model: nn.Module) -> ImageForm:
         """How pictures become the classifier's input: by the options, else by what the adapter knows."""
         adapter = find_adapter(model)
         told = None if self.mean is None and self.std is None else Normalization(tuple(self.mean or ()), tuple(self.std or ()))
@@ -67,7 +80,7 @@ class ReadingOptions:
             missing = "no normalisation is known for this classifier: it gets pixels in [0, 1] as they are (--mean and --std set it)"
             warnings.warn(missing, FlintWarning, stacklevel=2)
         shape = self._told_shape() or adapter.input_size(model)
-        return ImageForm(normalization or AS_THEY_ARE, shape)
+        return ImageForm(normalization or AS_THEY_ARE, shape, classifier.crop_of(model))
 
     def _told_shape(self) -> tuple[int, int, int] | None:
         if self.size is None:
@@ -118,7 +131,34 @@ class SavedOptions:
     def load(self, classifier: ClassifierOptions) -> tuple[FlintExplainer, ImageForm]:
         """The saved explainer, and how pictures become its input."""
         explainer = FlintExplainer.from_pretrained(
-            self.interpreter, classifier.build(), device=classifier.device, allow_other_classifier=self.allow_other_classifier
+            self.interpreter, classifier.build(), device=classifier.place(), allow_other_classifier=self.allow_other_classifier
         )
         fitted = explainer.fitted
-        return explainer, ImageForm(fitted.normalization, fitted.image_shape)
+        return explainer, ImageForm(fitted.normalization, fitted.image_shape, classifier.crop_of(explainer.model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions:
+    """How pictures are read.
+
+    Args:
+        batch_size: pictures that the classifier gets at once.
+        workers: processes that read pictures while the classifier works; 0: it waits for them.
+        skip_unreadable: leave out pictures that cannot be read and say which, rather than stopping at the first.
+    """
+
+    batch_size: int = 64
+    workers: int = 0
+    skip_unreadable: bool = False
+
+    def loader(self, pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False) -> DataLoader[Any]:
+        """Batches of ``pictures``; without labels, and a warning, where these are not the ``num_classes`` explained ones."""
+        if self.batch_size < 1 or self.workers < 0:
+            raise ConfigurationError(f"batch_size must be at least 1 and workers at least 0, got {self.batch_size} and {self.workers}")
+        labelled = len(pictures.classes) == num_classes
+        if not labelled:
+            told = f"the data has {len(pictures.classes)} classes, {num_classes} are explained (--classes chooses them)"
+            warnings.warn(f"labels are left out: {told}", FlintWarning, stacklevel=2)
+        kind = ReadablePictures if self.skip_unreadable else PictureDataset
+        data = kind(pictures, form, labelled=labelled)
+        return DataLoader(data, self.batch_size, shuffle=shuffle, num_workers=self.workers, collate_fn=data.collate)

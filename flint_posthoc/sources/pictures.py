@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from ..classifier.adapter import Normalization
-from ..errors import DataError, EmptyDataError, UnreadablePictureError
+from ..classifier.adapter import WHOLE, Crop, Normalization
+from ..errors import DataError, EmptyDataError, FlintWarning, UnreadablePictureError
 
 WHITE = 2**16 - 1  # of a picture in 16 bits
 PIXELS = 2**27  # of a picture, at most: more would be unpacked into gigabytes
@@ -34,11 +34,13 @@ class ImageForm:
     """How a picture becomes the classifier's input.
 
     Attributes:
-        shape: (channels, height, width); pictures are scaled to cover it and cut at the centre. ``None``: they stay as they are.
+        shape: (channels, height, width), of which pictures of another size get cut and scaled. ``None``: they stay as they are.
+        crop: what is left of those.
     """
 
     normalization: Normalization
     shape: tuple[int, int, int] | None = None
+    crop: Crop = WHOLE
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The picture as a normalised tensor (channels, height, width).
@@ -49,9 +51,15 @@ class ImageForm:
         grey = self.shape[0] == 1 if self.shape else picture.mode in ("1", "L")
         picture = picture.convert("L" if grey else "RGB")
         if self.shape is not None and (picture.height, picture.width) != self.shape[1:]:
-            picture = ImageOps.fit(picture, (self.shape[2], self.shape[1]), Image.Resampling.BILINEAR)
+            border = (1 - self.crop.share) / 2
+            picture = ImageOps.fit(picture, (self.shape[2], self.shape[1]), _resampling(self.crop.interpolation), bleed=border)
         pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
         return self.normalization.normalize((pixels[None] if grey else pixels.permute(2, 0, 1))[None])[0]
+
+
+def _resampling(name: str) -> Image.Resampling:
+    """Of that name; bilinear for what Pillow does not have (timm's "random")."""
+    return Image.Resampling.__members__.get(name.upper(), Image.Resampling.BILINEAR)
 
 
 def _in_eight_bits(picture: Image.Image) -> Image.Image:
@@ -95,12 +103,16 @@ class PictureDataset(Dataset[Any]):
             raise UnreadablePictureError(f"picture {index} of the data cannot be read: {_reason(error)}") from error
         return (image, label) if self.labelled else image
 
+    def collate(self, items: Sequence[Any]) -> Any:
+        """A batch of them."""
+        return default_collate(list(items))
+
 
 class ReadablePictures(PictureDataset):
     """The same without the pictures that cannot be read, for a loader whose ``collate_fn`` is ``collate``.
 
     Attributes:
-        skipped: what was said of each, by its index; of a loader with worker processes it stays empty.
+        skipped: what was said of each, by its index; of a loader with worker processes it stays empty, and they warn instead.
     """
 
     def __init__(self, source: LabelledPictures, form: ImageForm, *, labelled: bool) -> None:
@@ -111,13 +123,15 @@ class ReadablePictures(PictureDataset):
         try:
             return super().__getitem__(index)
         except UnreadablePictureError as error:
+            if get_worker_info() is not None:
+                warnings.warn(f"left out: {error}", FlintWarning, stacklevel=2)
             self.skipped[index] = str(error)
             return None
 
     def collate(self, items: Sequence[Any]) -> Any:
         """A batch of those that could be read; a batch without images where there is none."""
         readable = [item for item in items if item is not None]
-        return default_collate(readable) if readable else torch.empty(0, *(self.form.shape or (1, 1, 1)))
+        return super().collate(readable) if readable else torch.empty(0, *(self.form.shape or (1, 1, 1)))
 
 
 def open_picture(path: str | Path) -> Image.Image:

@@ -10,7 +10,7 @@ from flint_posthoc.adapters.transformers_models import TransformersAdapter
 from models import SmallCNN, left_alone, mobile, swin, vit
 from torch import Tensor, nn
 
-from flint_posthoc.classifier.adapter import ModelAdapter, Normalization, find_adapter
+from flint_posthoc.classifier.adapter import Crop, ModelAdapter, Normalization, find_adapter
 from flint_posthoc.classifier.preflight import preflight
 
 
@@ -36,6 +36,7 @@ def test_torchvision():
     assert (len(names), names[0]) == (1000, "tench")
     assert adapter.normalization(model) == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert adapter.input_size(model) == (3, 224, 224)
+    assert adapter.crop(model) == Crop(0.875)
     assert adapter.class_names(mobile()) is None
 
 
@@ -63,6 +64,7 @@ def test_timm():
     adapter = find_adapter(model)
     assert adapter.normalization(model) == Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert adapter.input_size(model) == (3, 64, 64)
+    assert adapter.crop(model) == Crop(0.9, "bicubic")
     assert adapter.class_names(model) is None
     model.pretrained_cfg["label_names"] = list("abcdefg")
     assert adapter.class_names(model) == tuple("abcdefg")
