@@ -72,8 +72,8 @@ def batches(
     Args:
         image_shape: (C, H, W) of every image; ``None``: the first batch decides.
         num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
-        labels: "required" raises where there are none, "targets" takes one-hot and soft ones (B, num_classes) too, "ignored" looks at none.
-            "counted" takes those too, or none, and leaves other (B, n) out, with one warning a pass.
+        labels: "required": classes. "targets": one-hot and soft ones (B, num_classes) too. "counted": those too, or none; other (B, n) are
+            left out, with one warning a pass. "optional": the same, each row of shares as its largest class. "ignored": none is looked at.
 
     Raises:
         EmptyDataError, BatchFormatError, ImageShapeError, NonFinitePixelsError, MissingLabelsError, LabelRangeError; each but the first
@@ -88,7 +88,7 @@ def batches(
             empty = False
             expected = (images.shape[1], images.shape[2], images.shape[3])
             checked = LABEL_POLICIES[labels](raw_labels, len(images), num_classes, place)
-            if labels == "counted" and checked is None and raw_labels is not None and not warned:
+            if labels in ("counted", "optional") and checked is None and raw_labels is not None and not warned:
                 _warn_left_out(raw_labels, num_classes, place)
                 warned = True
             yield Batch(images.to(device), None if checked is None else checked.to(device))
@@ -203,6 +203,13 @@ def preserved_random_state() -> Iterator[None]:
             restore(state)
 
 
+def seed_global_states(seed: int) -> None:
+    """Of torch, numpy and Python, which loaders and their augmentation draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global state is what is seeded)
+    random.seed(seed)
+
+
 def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
     """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
     if isinstance(data, DataLoader) and data.batch_sampler is None:
@@ -253,7 +260,8 @@ def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> 
 
 
 def _optional_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
-    return None if labels is None else _required_labels(labels, count, num_classes, place)
+    counted = _counted_labels(labels, count, num_classes, place)
+    return None if counted is None else class_of(counted)
 
 
 def _required_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor:
@@ -276,11 +284,7 @@ def _targets(labels: Any, count: int, num_classes: int | None, place: str) -> Te
     if shares is None:
         return _required_labels(labels, count, num_classes, place)
     wide = torch.as_tensor(shares).float()
-    if (
-        tuple(wide.shape) != (count, num_classes)
-        or bool((wide < 0).any())
-        or not torch.allclose(wide.sum(dim=1), torch.ones(count), atol=1e-3)
-    ):
+    if tuple(wide.shape) != (count, num_classes) or bool((wide < 0).any()) or not bool(((wide.sum(dim=1) - 1).abs() < 1e-3).all()):
         raise BatchFormatError(
             f"{place}: soft labels are {_describe(labels)}; expected shape ({count}, {num_classes}), no negative share, rows that sum to 1"
         )

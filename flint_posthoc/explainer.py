@@ -18,7 +18,7 @@ from .artifact import SavedExplainer, load, load_trained_classifier, local_folde
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
-from .data import Data, FirstPass, is_one_shot, look_at, num_images
+from .data import Data, FirstPass, is_one_shot, look_at, num_images, preserved_random_state, seed_global_states
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
 from .evaluation.layer_choice import LayerComparison, compare_layers
 from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
@@ -221,7 +221,7 @@ class FlintExplainer(Explanations):
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
         with together(), _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
-            torch.manual_seed(settings.seed)  # of a shuffling loader too
+            seed_global_states(settings.seed)  # of a shuffling loader too
             first_pass, shown = FirstPass(own_part(data).needed()), progress and is_main()
             start = None if self._saved is None else self.interpreter
             request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
@@ -289,6 +289,7 @@ class FlintExplainer(Explanations):
             prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
             return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
 
+    @preserved_random_state()
     def compare_layers(
         self, data: Data, choices: Sequence[Sequence[str]] | None = None, *, folds: int = 3, seed: int = 0, progress: bool = True
     ) -> LayerComparison:
@@ -347,7 +348,7 @@ class FlintExplainer(Explanations):
         Args:
             model: that classifier. With ``load_classifier`` a module of the same architecture, which gets the weights of the joint fit.
             folder: written by ``save_pretrained``, or the name of a repository on the Hugging Face hub.
-            allow_other_classifier: insist on a classifier of another fingerprint; every result then says so.
+            allow_other_classifier: insist on a classifier of another fingerprint; explanations, figures and reports then say so.
 
         Raises:
             NotAnArtifactError, DamagedArtifactError, ClassifierMismatchError.

@@ -196,7 +196,9 @@ class Explanations:
         Args:
             train: what the depths are learnt from.  data: what is judged.  outside: images of another kind, of the same shape.
         """
-        self.fitted.look_at(data, outside)
+        self.fitted.look_at(data)
+        if outside is not None:
+            self.fitted.look_at(outside, labels="ignored")
         return analyse_disagreement(self.fitted, learn_trust(self.fitted, train), data, outside=outside)
 
     def stability(self, others: Sequence[Explanations], data: Data) -> Stability:

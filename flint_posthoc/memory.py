@@ -18,7 +18,11 @@ Part = TypeVar("Part")
 _SAYINGS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc", "std::bad_alloc")
 _PIXELS_A_CORE = 8 * 224 * 224
 _CGROUP = Path("/sys/fs/cgroup")
-_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))  # of versions 2 and 1
+_MEMINFO = Path("/proc/meminfo")
+_LIMITS = (  # of versions 2 and 1: the limit, what is used, and where the pages of files stand in that
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -100,16 +104,28 @@ def said_in_words(what: str, advice: str) -> Iterator[None]:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take, of the machine, of its container and of its own limit."""
-    rooms = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit, used in _LIMITS:
+    """Bytes that this process may still take, of the machine, of its container and of its own limit.
+
+    Pages of files that were read count as free: the system gives them up when memory is asked for.
+    """
+    rooms = [_numbers(_MEMINFO).get("MemAvailable:", 0) * 1024 or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit, used, told, pages in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # no such container; "max" is no number
-            rooms.append(int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+            kept = int((_CGROUP / used).read_text()) - _numbers(_CGROUP / told).get(pages, 0)
+            rooms.append(int((_CGROUP / limit).read_text()) - kept)
     own = resource.getrlimit(resource.RLIMIT_AS)[0]
     if own != resource.RLIM_INFINITY:
         with contextlib.suppress(OSError):
             rooms.append(own - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
     return max(0, min(rooms))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Of a file of names and numbers, a line each; nothing where there is no such file."""
+    with contextlib.suppress(OSError):
+        lines = (line.split() for line in file.read_text().splitlines())
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+    return {}
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,21 +20,19 @@ def bfloat16_pays(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
-def lowered(precision: str, device: torch.device, *, automatic: bool) -> bool:
-    """Whether ``precision`` means bfloat16: where it says so, or for "auto" where it is ``automatic`` and pays on this device.
+def lowered(precision: str, device: torch.device, dtype: torch.dtype, *, automatic: bool = True) -> bool:
+    """Whether ``precision`` means bfloat16 for a classifier of ``dtype``: "auto" does where it is ``automatic`` and pays.
 
     Raises:
-        ConfigurationError: an unknown precision.
+        ConfigurationError: an unknown precision, or bfloat16 for a classifier that is neither in float32 nor in bfloat16.
     """
     if precision not in PRECISIONS:
         raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-    return precision == "bfloat16" or (precision == "auto" and automatic and bfloat16_pays(device))
+    if precision == "bfloat16" and dtype not in (torch.float32, torch.bfloat16):
+        raise ConfigurationError(f"precision='bfloat16' lowers a float32 classifier; this one is {dtype}")
+    return precision == "bfloat16" or (precision == "auto" and automatic and dtype is torch.float32 and bfloat16_pays(device))
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """A context in which convolutions and matrix products run in ``precision``; "auto": bfloat16 where it pays.
-
-    Raises:
-        ConfigurationError: an unknown precision.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=lowered(precision, device, automatic=True))
+def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager[object]:
+    """A context in which convolutions and matrix products run in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

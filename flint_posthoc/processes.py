@@ -145,6 +145,23 @@ def together() -> Iterator[None]:
         _TOGETHER.reset(token)
 
 
+@contextmanager
+def midway() -> Iterator[None]:
+    """A block inside which processes exchange tensors. Who fails there meets nobody: it closes its connection, and the others notice.
+
+    Over nccl they notice when an exchange takes longer than the timeout of ``init_process_group``.
+    """
+    try:
+        yield
+    except ProcessFailedError:
+        raise
+    except Exception:
+        if size() > 1:
+            group, _MESSAGES[dist.group.WORLD] = _messages(), None  # type: ignore[index]
+            dist.destroy_process_group(group)
+        raise
+
+
 def in_step(batches: Iterable[T], images_of: Callable[[T], int], none_of: Callable[[T], T]) -> Iterator[tuple[T, int]]:
     """(own batch, images in the batches of all processes), until nobody has one left; who has none any more goes on with an empty one.
 
@@ -290,10 +307,12 @@ def _meet(word: _Word) -> list[Any]:
 
 
 def _messages() -> Any:
-    """A gloo group of all processes, made at their first meeting."""
+    """A gloo group of all processes, made at their first meeting. Raises ``ProcessFailedError`` once ``midway`` has closed it."""
     world: Any = dist.group.WORLD
     if world not in _MESSAGES:
         _MESSAGES[world] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if _MESSAGES[world] is None:
+        raise ProcessFailedError("this process failed earlier, while it exchanged tensors with the others")
     return _MESSAGES[world]
 
 

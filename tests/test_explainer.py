@@ -1,16 +1,19 @@
 """The facade: what it settles before, at and after a fit, and what it says of itself."""
 
 import logging
+import random
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small
 import torch
 from models import left_alone
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
@@ -183,6 +186,54 @@ def test_images_that_ask_for_gradients_are_explained_and_drawn() -> None:
     local.plot()
 
 
+def test_taps_are_read_in_the_order_of_the_pass() -> None:
+    assert small.fitted(layers=["conv2", "conv1"]).layers == ("conv1", "conv2")
+
+
+def test_names_from_before_a_head_was_replaced_are_not_those_of_the_new_one() -> None:
+    import timm
+
+    model = timm.create_model("resnet10t", num_classes=6)
+    model.pretrained_cfg["label_names"] = list("abcdef")
+    assert FlintExplainer(model).preflight.class_names == tuple("abcdef")  # type: ignore[union-attr]
+    model.fc = nn.Linear(model.fc.in_features, 4)
+    assert FlintExplainer(model).preflight.class_names == tuple(f"class {index}" for index in range(4))  # type: ignore[union-attr]
+
+
+class Flipped(Dataset):
+    """Each image is flipped or not, as Python's and numpy's random states say."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        axes = [axis for axis, flip in ((1, random.random() < 0.5), (2, np.random.rand() < 0.5)) if flip]  # noqa: NPY002
+        drawn.append(tuple(axes))
+        return small.images(16)[index].flip(axes)
+
+
+drawn: list[tuple[int, ...]] = []
+
+
+def test_augmentation_by_python_and_numpy_changes_between_epochs_and_follows_the_seed() -> None:
+    def learnt(seed: int) -> tuple[dict[str, bytes], list[list[tuple[int, ...]]]]:
+        drawn.clear()
+        explain = small.explainer()
+        explain.fit(DataLoader(Flipped(), batch_size=8), epochs=3, cache="off", seed=seed, progress=False)
+        return small.weights(explain), [drawn[start : start + 16] for start in range(len(drawn) - 48, len(drawn), 16)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the order is the loader's
+        random.seed(5)
+        first, epochs = learnt(0)
+        random.seed(6)
+        again, _ = learnt(0)
+        other, _ = learnt(1)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert first == again
+    assert first != other
+
+
 def test_bfloat16_is_for_float32_classifiers() -> None:
     with pytest.raises(ConfigurationError, match=r"lowers a float32 classifier; this one is torch.float64"):
         small.explainer(small.tiny().double()).fit(small.images().double(), precision="bfloat16", progress=False)
@@ -249,7 +300,7 @@ def test_pushing_to_the_hub_uploads_what_saving_writes(monkeypatch: pytest.Monke
 
 def questions(explain: FlintExplainer) -> dict[str, Any]:
     pixels = small.images(24)
-    labelled = [(pixels, small.labels(explain.model, pixels))]
+    labelled = small.loader(pixels, small.labels(explain.model, pixels), batch_size=24)
     pairs = [(0, 0), (1, 2)]
     return {
         "exemplars": explain.exemplars(labelled, pairs, k=1),
@@ -264,6 +315,8 @@ def questions(explain: FlintExplainer) -> dict[str, Any]:
         "faithfulness": explain.faithfulness(labelled),
         "selection": explain.selection(pixels, [2, 3], folds=2, progress=False),
         "baselines": explain.baselines(labelled, labelled),
+        "compare_layers": explain.compare_layers(labelled, [["conv2"]], folds=2, progress=False),
+        "disagreement": explain.disagreement(small.loader(small.images(200)), labelled),
         "accuracy_account": explain.accuracy_account(small.tiny(seed=5), labelled),
     }
 

@@ -101,6 +101,14 @@ def test_the_free_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: p
     assert abs(free_memory() - whole) < whole
     (tmp_path / "memory.max").write_text("1100\n")
     assert free_memory() == 1000
+    (tmp_path / "memory.stat").write_text("anon 40\ninactive_file 60\n")
+    assert free_memory() == 1060
+
+
+def test_pages_of_files_that_were_read_count_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemFree: 2 kB\nMemAvailable: 500 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    assert free_memory() == 500 * 1024
 
 
 class Greedy(small.Tiny):

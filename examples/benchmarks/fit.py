@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from examples.benchmarks.subjects import BATCH, SUBJECTS, Subject
 from examples.benchmarks.timing import medians, parsed, ratio, report, take_turns
 from flint_posthoc.memory import at_once
-from flint_posthoc.precision import autocast
+from flint_posthoc.precision import autocast, bfloat16_pays
 
 OTHER_SIZE = 48  # J of the second fit on the same activations
 UNCACHED_STEPS = 8  # that are timed; the rest of a fit that runs f in every epoch takes as long a step
@@ -90,7 +90,7 @@ def parts_of(loader: DataLoader, device: torch.device) -> DataLoader:
 def bare_pass(model: nn.Module, loader: DataLoader) -> None:
     """f over all images, as a fit runs it, and nothing else."""
     device = next(model.parameters()).device
-    with torch.inference_mode(), autocast(device, "auto"):
+    with torch.inference_mode(), autocast(device, bfloat16_pays(device)):
         for (images,) in loader:
             model(images.contiguous(memory_format=torch.channels_last))
 

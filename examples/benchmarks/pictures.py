@@ -15,7 +15,7 @@ from examples.benchmarks.subjects import SUBJECTS
 from examples.benchmarks.timing import medians, parsed, ratio, report, take_turns
 from flint_posthoc import FlintExplainer
 from flint_posthoc.interpretation.ascent import PHOTOGRAPH, MaximizationSettings, Stage
-from flint_posthoc.precision import autocast
+from flint_posthoc.precision import autocast, lowered
 
 PAIRS, STEPS = 64, 15
 ALONE = 4  # pairs that are timed one at a time; the others take as long
@@ -58,7 +58,7 @@ def passes(explain: FlintExplainer, images: Tensor, attributes: Tensor, settings
         moved = part.clone(memory_format=torch.preserve_format if whole else torch.channels_last).requires_grad_(True)
         with fitted.view.frozen() as run:
             for _ in settings.stage_of_step:
-                with autocast(fitted.device, settings.precision):
+                with autocast(fitted.device, lowered(settings.precision, fitted.device, torch.float32)):
                     activations = run(moved).activations if whole else run.activations(moved)
                 torch.autograd.grad(network.preactivations(activations).gather(1, wanted[:, None]).sum(), moved)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,6 +134,10 @@ class _DryRun:
         """The position of the deepest tap."""
         return max(position for _, _, position in self._seen.values())
 
+    def in_order(self) -> list[str]:
+        """The layers as the pass comes to them; those that it never comes to last."""
+        return sorted(self.layers, key=lambda layer: self._seen[layer][2] if layer in self._seen else math.inf)
+
     def tap(self, layer: str) -> TapRecord:
         """What was found at ``layer``. Raises ``LayerNotReachedError``, ``UnmappableActivationError``."""
         if layer not in self._seen:
@@ -162,7 +167,7 @@ def _without_batch(raw: Tensor, layout: TapLayout) -> tuple[int, ...]:
 
 
 def _record(model: nn.Module, run: _DryRun, logits: Logits) -> PreflightRecord:
-    taps = tuple(run.tap(layer) for layer in run.layers)
+    taps = tuple(run.tap(layer) for layer in run.in_order())
     recording, parameters = run.recording, tuple(model.parameters())
     leaves = {name for name, module in model.named_modules() if not any(True for _ in module.children())}
     return PreflightRecord(

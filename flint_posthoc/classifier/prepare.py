@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,11 +91,9 @@ def _class_names(request: ClassifierRequest, view: ClassifierView) -> tuple[str,
             explained = "" if view.class_ids is None else f" in classes= ({view.num_outputs} outputs in all)"
             raise ClassNamesError(f"{len(names)} class names for {wanted} classes{explained}")
         return names
-    known: Sequence[str] = request.adapter.class_names(request.model) or [f"class {index}" for index in range(view.num_outputs)]
-    if len(known) != view.num_outputs:
-        raise ClassNamesError(
-            f"the adapter {request.adapter.name!r} knows {len(known)} class names, the classifier has {view.num_outputs} outputs"
-        )
+    known = request.adapter.class_names(request.model)
+    if known is None or len(known) != view.num_outputs:  # names from before its head was replaced
+        known = tuple(f"class {index}" for index in range(view.num_outputs))
     return tuple(known) if view.class_ids is None else tuple(known[index] for index in view.class_ids)
 
 

@@ -87,7 +87,7 @@ class OpenView:
             )
 
     def _lowered(self, images: Images) -> AbstractContextManager[object]:
-        return autocast(images.device, "bfloat16") if self._bfloat16 else nullcontext()  # the caller's own autocast stays in force
+        return autocast(images.device) if self._bfloat16 else nullcontext()  # the caller's own autocast stays in force
 
     def _laid_out(self, images: Images) -> Tensor:
         return images.clone(memory_format=torch.channels_last) if self._bfloat16 else images.to(self._dtype)

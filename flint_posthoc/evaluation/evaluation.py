@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrays import ClassIndex, Logits, PerImageFlag
+from ..arrays import Attributes, ClassIndex, Logits, PerImageFlag, Weight
 from ..data import Data
 from ..errors import EmptyDataError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
@@ -19,6 +19,7 @@ from ..measures import (
     absolute_conciseness,
     area_resize,
     attribute_moments,
+    class_centred,
     classify_attributes,
     contributions,
     explained,
@@ -35,6 +36,7 @@ from .words import MISSING, number, percent
 
 TAUS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # of the paper's conciseness curves
 TOP_KS = (2, 3, 4, 5)
+CENTRED = "centred_"  # before the sums that a class-centred h would give
 PAIR_THRESHOLD = 0.1  # r_{j,c} above which an attribute counts for a class (the paper's)
 
 
@@ -56,29 +58,38 @@ def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
     kind, head = fitted.view.kind, fitted.interpreter.head
     f, g = kind.prediction(batch.classifier_logits), kind.prediction(batch.interpreter_logits)
     agrees = kind.agreement(batch.classifier_logits, batch.interpreter_logits)
-    alpha = contributions(batch.attributes, head.weight, g)
-    counted = explained(alpha)
-    r = relevance(alpha)[counted]
-    of_classes = global_relevance_sums(r, g[counted], fitted.view.num_classes)
     divergence = kind.cross_entropy(batch.classifier_logits, batch.interpreter_logits) - kind.entropy(batch.classifier_logits)
     counts = {
         "samples": torch.tensor(len(f)),
         "agreeing": agrees.sum(),
         "agreeing_inside": batch.agrees.sum(),
         "inside": batch.inside.sum(),
-        "explained": counted.sum(),
         "divergence": divergence.sum(),
         "top_k": _top_k_hits(f, batch.interpreter_logits),
-        "absolute": torch.stack([absolute_conciseness(r, tau).sum() for tau in TAUS]),
-        "signed": torch.stack([signed_conciseness(r, tau).sum() for tau in TAUS]),
-        "relevant": relevant_counts(r),
         "fired": fired_counts(batch.attributes),
-        "relevance": of_classes.sum,
-        "relevance_counts": of_classes.counts,
+        **_relevance_sums(batch.attributes, head.weight, g),
         **_reconstruction_sums(fitted, batch, f),
         **_label_counts(f, g, agrees, batch.labels),
     }
+    if kind.shift_invariant and not fitted.interpreter.config.centre_head:
+        centred = _relevance_sums(batch.attributes, class_centred(head.weight, head.bias)[0], g)
+        counts |= {CENTRED + name: value for name, value in centred.items()}
     return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes.cpu()))
+
+
+def _relevance_sums(attributes: Attributes, weight: Weight, g: ClassIndex) -> dict[str, Tensor]:
+    alpha = contributions(attributes, weight, g)
+    counted = explained(alpha)
+    r = relevance(alpha)[counted]
+    of_classes = global_relevance_sums(r, g[counted], len(weight))
+    return {
+        "explained": counted.sum(),
+        "absolute": torch.stack([absolute_conciseness(r, tau).sum() for tau in TAUS]),
+        "signed": torch.stack([signed_conciseness(r, tau).sum() for tau in TAUS]),
+        "relevant": relevant_counts(r),
+        "relevance": of_classes.sum,
+        "relevance_counts": of_classes.counts,
+    }
 
 
 def _reconstruction_sums(fitted: FittedInterpreter, batch: ReadBatch, f: ClassIndex) -> dict[str, Tensor]:
@@ -111,6 +122,14 @@ def _label_counts(f: ClassIndex, g: ClassIndex, agrees: PerImageFlag, labels: Te
 
 
 @dataclass(frozen=True)
+class ClassCentred:
+    """What would be measured if h, which is kept as it was learnt, were stored class-centred: relevance without an arbitrary part."""
+
+    conciseness: dict[float, dict[str, float]]
+    live_attributes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How far to trust the explanations, over one set of data. Shares are in [0, 1]; ``None`` where labels are needed and there are none.
 
@@ -124,6 +143,7 @@ class Evaluation:
         live_attributes, duplicate_attributes, dead_attributes: numbers of the J attributes; never_fires is a part of the dead ones.
         classes_per_attribute: for each attribute the number of classes with r_{j,c} > 0.1.
         unexplained: share of images to which no attribute contributes.
+        class_centred: where h is not (presets of the paper and its authors), else ``None``.
     """
 
     samples: int
@@ -147,15 +167,15 @@ class Evaluation:
     classes_per_attribute: tuple[int, ...]
     unexplained: float
     notes: tuple[str, ...] = ()
+    class_centred: ClassCentred | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the conciseness of no explanation at all is ``None``."""
         top_k = {str(k): share for k, share in self.top_k_fidelity.items()}
-        conciseness = {
-            str(tau): {form: None if math.isnan(mean) else mean for form, mean in counts.items()}
-            for tau, counts in self.conciseness.items()
-        }
-        return asdict(self) | {"top_k_fidelity": top_k, "conciseness": conciseness}
+        centred = None
+        if self.class_centred is not None:
+            centred = asdict(self.class_centred) | {"conciseness": _plain(self.class_centred.conciseness)}
+        return asdict(self) | {"top_k_fidelity": top_k, "conciseness": _plain(self.conciseness), "class_centred": centred}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(measure, figure, what it means), in the order in which a reader should see them."""
@@ -192,6 +212,10 @@ class Evaluation:
             f"{len(self.duplicate_attributes)}, {len(self.dead_attributes)}",
         )
         yield "attributes in use", used, "matter for at least 0.1 % of the images and double no other"
+        if self.class_centred is not None:
+            short, long = (number(self.class_centred.conciseness[tau]["absolute"]) for tau in (2.0, 5.0))
+            meaning = f"conciseness at τ = 2 and 5 with a class-centred h, and {len(self.class_centred.live_attributes)} attributes in use"
+            yield "class-centred", f"{short}, {long}", meaning
         yield "duplicates, dead", wasted, f"double another one; never matter ({len(self.never_fires)} never even fire)"
         yield (
             "classes an attribute serves",
@@ -209,6 +233,10 @@ class Evaluation:
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
+def _plain(conciseness: dict[float, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    return {str(tau): {form: None if math.isnan(mean) else mean for form, mean in counts.items()} for tau, counts in conciseness.items()}
+
+
 def _mean(values: Sequence[int], selected: Sequence[int]) -> float:
     return sum(values[index] for index in selected) / max(1, len(selected))
 
@@ -219,7 +247,8 @@ def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
     if sums.moments is None:
         raise EmptyDataError("the data held no batch, there is nothing to evaluate")
     samples, explained = float(counts["samples"]), float(counts["explained"])
-    status = classify_attributes(counts["relevant"].long(), int(samples), sums.moments.correlation(), counts["fired"].long())
+    correlation, fired = sums.moments.correlation(), counts["fired"].long()
+    status = classify_attributes(counts["relevant"].long(), int(samples), correlation, fired)
     global_relevance = counts["relevance"] / counts["relevance_counts"]
     return Evaluation(
         samples=int(samples),
@@ -240,7 +269,16 @@ def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
         classes_per_attribute=tuple((global_relevance > PAIR_THRESHOLD).sum(dim=1).tolist()),
         unexplained=1 - explained / samples,
         notes=notes,
+        class_centred=_class_centred(counts, int(samples), correlation, fired),
     )
+
+
+def _class_centred(counts: dict[str, Tensor], samples: int, correlation: Tensor, fired: Tensor) -> ClassCentred | None:
+    found = {name.removeprefix(CENTRED): value for name, value in counts.items() if name.startswith(CENTRED)}
+    if not found:
+        return None
+    live = classify_attributes(found["relevant"].long(), samples, correlation, fired).live
+    return ClassCentred(_conciseness(found, float(found["explained"])), _indices(live))
 
 
 def _top_k_shares(counts: dict[str, Tensor], samples: float) -> dict[int, float]:

@@ -10,7 +10,7 @@ from torch import Generator
 
 from ..arrays import Images, PerImage
 from ..charts import curves
-from ..data import Data
+from ..data import Data, preserved_random_state
 from ..errors import ConfigurationError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
@@ -225,6 +225,7 @@ def _together(parts: list[Any]) -> Any:
 
 
 @torch.no_grad()
+@preserved_random_state()
 def measure_faithfulness(
     fitted: FittedInterpreter, data: Data, *, train: Data | None = None, settings: FaithfulnessSettings = FaithfulnessSettings()
 ) -> Faithfulness:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..arrays import Attributes, Images, PerImage, PerImageFlag
 from ..classifier.adapter import Normalization
+from ..classifier.view import model_dtype
 from ..errors import ConfigurationError
 from ..figures import Figure, as_arrays, maximization_rows
 from ..interpreter.fitted import FittedInterpreter
 from ..memory import Halving
-from ..precision import autocast
+from ..precision import autocast, lowered
 from .ascent import TINY_IMAGE, MaximizationSettings, Objective, Units, ascend, preset_for, total_variation
 from .targets import attribute_of_each
 
@@ -137,8 +138,10 @@ def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, set
     with fitted.view.frozen() as run, torch.inference_mode(False), torch.enable_grad():
         images, attributes = images.detach().clone(), attributes.clone()  # out of the caller's inference mode
 
+        bfloat16 = lowered(settings.precision, fitted.device, model_dtype(fitted.view.model))
+
         def read(seen: Images) -> Attributes:
-            with autocast(fitted.device, settings.precision):
+            with autocast(fitted.device, bfloat16):
                 activations = run.activations(seen.clone(memory_format=torch.channels_last))  # contiguous() leaves grey images as they are
             return network.preactivations(activations)
 

@@ -73,11 +73,9 @@ class FittedInterpreter:
         if not self.view.kind.one_label:
             raise ConfigurationError(f"{measure} needs one class an image; of a multi-label classifier it is not defined")
 
-    def look_at(self, *sources: Data | None) -> None:
-        """Raise now what reading the first batch of each would raise: before a long pass over something else."""
-        for data in sources:
-            if data is not None:
-                look_at(data, self.image_shape, self.view.num_classes)
+    def look_at(self, data: Data, labels: Labels = "optional") -> None:
+        """Raise now what reading the first batch would raise: before a long pass over something else."""
+        look_at(data, self.image_shape, self.view.num_classes, self.view.labels(labels))
 
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:

@@ -49,6 +49,10 @@ class LearningBatch(NamedTuple):
         """How many."""
         return len(self.logits)
 
+    def nbytes(self) -> int:
+        """Of all tensors without a graph."""
+        return sum(tensor.nbytes for tensor in (*self.activations, self.logits, self.target, self.classes))
+
     def none(self) -> LearningBatch:
         """Of the same shapes, without any image."""
         return self.rows(slice(0, 0))

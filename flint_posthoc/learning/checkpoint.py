@@ -41,12 +41,13 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Raises ``KeyError`` or ``ValueError`` unless there is a state for every parameter."""
+    """Raises ``KeyError`` or ``ValueError`` unless each state is whole; parameters that took no part in the loss have none."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {index: {name: tensors[f"optimizer.{index}.{name}"] for name in ADAM_STATE} for index in range(len(parameters))}
-    for index, parameter in enumerate(parameters):
+    known = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("optimizer.")})
+    state = {index: {name: tensors[f"optimizer.{index}.{name}"] for name in ADAM_STATE} for index in known}
+    for index in known:
         shapes = [state[index][name].shape for name in ADAM_STATE]
-        if shapes != [torch.Size(), parameter.shape, parameter.shape]:
+        if shapes != [torch.Size(), *[parameters[index].shape] * 2]:
             raise ValueError("the optimiser's state is of other shapes")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -7,6 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
-from ..data import Data, augments, is_one_shot, shuffles
+from ..data import Data, augments, is_one_shot, seed_global_states, shuffles
 from ..errors import ConfigurationError, EmptyDataError, FlintWarning
 from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
@@ -28,7 +29,7 @@ from .caching.cache import ActivationCache, CachedBatches
 from .checkpoint import FitCheckpoint, alone_in
 from .history import AccuracyAccount, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities
-from .keeping import CACHES, Reading, kept
+from .keeping import CACHES, Reading, held, kept
 from .learner import Learner
 from .presets import FlintConfig
 from .trainer import BatchSource, Trainer
@@ -98,7 +99,7 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     """
     photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE and not request.joint
     config = dataclasses.replace(config, settings=config.settings.chosen(photographs=photographs))
-    torch.manual_seed(config.settings.seed)
+    seed_global_states(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
     with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
@@ -148,7 +149,7 @@ def _by_design(
     notes = _start(interpreter, source, request)
     judged = request.data if request.validation is None else request.validation
     _, before = accuracy_of(preparation, judged)
-    validation = None if request.validation is None else FreshPasses(preparation, request.validation)
+    validation = None if request.validation is None else FreshPasses(partial(preparation.passes, request.validation))
     trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, model)
     history = trainer.fit(resume=request.resume)
     if config.joint.refine_steps:
@@ -168,7 +169,7 @@ def _refine(
     settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps, learning_rate=rate)
     config = dataclasses.replace(config, settings=settings, schedule=config.schedule.at_its_end())
     cache = "off" if augments(request.data) else "auto"
-    torch.manual_seed(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
+    seed_global_states(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
         validation = _validation(preparation, request, lambda batch: batch)
@@ -178,16 +179,20 @@ def _refine(
 
 def _validation(
     preparation: Preparation, request: FitRequest, reads: Callable[[LearningBatch], LearningBatch]
-) -> list[LearningBatch] | None:
-    """What f says of this process's part of the validation data, as the learner ``reads`` it; kept in the machine's memory."""
+) -> Iterable[LearningBatch] | None:
+    """What f says of this process's part of the validation data, as the learner ``reads`` it; kept where the memory has the room."""
     if request.validation is None:
         return None
     part = own_part(request.validation)
-    passes = iter(()) if part.empty else preparation.passes(part.data)
-    found = [reads(batch)._replace(target=batch.target[:0]).to(torch.device("cpu")) for batch in passes]  # judging redraws nothing
-    if not any(gather(len(found))):
+
+    def passes() -> Iterator[LearningBatch]:
+        found = iter(()) if part.empty else preparation.passes(part.data)
+        return (reads(batch)._replace(target=batch.target[:0]) for batch in found)  # judging redraws nothing
+
+    found = held(passes(), is_one_shot(request.validation))
+    if not any(gather(found is None or len(found))):
         raise EmptyDataError("the validation data holds no images")
-    return found
+    return FreshPasses(passes) if found is None else found
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
@@ -242,10 +247,8 @@ def preparation_for(
     interpreter: Interpreter, prepared: PreparedClassifier, device: torch.device, precision: str = "auto", *, joint: bool = False
 ) -> Preparation:
     """How batches reach ``interpreter``; "auto" lowers the pass of a frozen f over photographs, where that pays."""
-    photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE and model_dtype(prepared.view.model) is torch.float32
-    bfloat16 = lowered(precision, device, automatic=photographs and not joint)
-    if bfloat16 and model_dtype(prepared.view.model) not in (torch.float32, torch.bfloat16):
-        raise ConfigurationError(f"precision='bfloat16' lowers a float32 classifier; this one is {model_dtype(prepared.view.model)}")
+    photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE
+    bfloat16 = lowered(precision, device, model_dtype(prepared.view.model), automatic=photographs and not joint)
     network = interpreter.attribute_network
     components = network.config.max_channels if network.config.learns_components else None
     resolution = interpreter.decoder.resolution

@@ -121,13 +121,13 @@ def _one_pass(run: OpenView, images: Images) -> ViewPass:
 
 
 class FreshPasses:
-    """Validation by design: f changes, so every epoch runs it anew, as a user will: in evaluation mode."""
+    """Validation for which every epoch runs f anew: by design, where f changes, and where the memory is short."""
 
-    def __init__(self, preparation: Preparation, data: Data) -> None:
-        self._preparation, self._data = preparation, data
+    def __init__(self, passes: Callable[[], Iterator[LearningBatch]]) -> None:
+        self._passes = passes
 
     def __iter__(self) -> Iterator[LearningBatch]:
-        return self._preparation.passes(self._data)
+        return self._passes()
 
 
 @torch.no_grad()

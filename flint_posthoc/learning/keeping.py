@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 from ..data import Data, augments, is_one_shot, num_images
@@ -88,6 +89,19 @@ def within(passes: Iterable[LearningBatch], image_bytes: int, room: float) -> Ge
                 "say how many there are; pass cache='disk'"
             )
         yield batch
+
+
+def held(passes: Iterable[LearningBatch], at_any_price: bool) -> list[LearningBatch] | None:
+    """All of ``passes`` in the machine's memory; ``None``, and a warning, where they would fill too much of it."""
+    found, room = list[LearningBatch](), MEMORY_SHARE * free_memory() / local_size()
+    for batch in passes:
+        found.append(batch.to(torch.device("cpu")))
+        room -= batch.nbytes()
+        if room < 0 and not at_any_price:
+            told = "f's answers to the validation data do not fit the memory; the classifier runs over it after every epoch"
+            warnings.warn(told, FlintWarning, stacklevel=2)
+            return None
+    return found
 
 
 def _memory(reading: Reading, room: float = math.inf) -> Kept:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator
+from traceback import clear_frames
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..classifier.adapter import OutputKind
+from ..data import seed_global_states
 from ..errors import EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
 from ..precision import autocast
-from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, minimum_, rank, sum_
+from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, midway, minimum_, rank, sum_
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
@@ -104,7 +106,7 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None  # by design: the weights of the epoch that was best on validation data
         self.silent_steps = torch.zeros(interpreter.num_attributes, dtype=torch.int64, device=interpreter.head.weight.device)
         self.step = 0
-        self._lowered = (lambda: autocast(self.silent_steps.device, "bfloat16")) if bfloat16 else contextlib.nullcontext
+        self._lowered = (lambda: autocast(self.silent_steps.device)) if bfloat16 else contextlib.nullcontext
 
     def fit(self, *, resume: bool = False) -> FitHistory:
         """Run to the end and return the history.
@@ -148,11 +150,11 @@ class Trainer:
 
     def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
         seed = self.settings.seed * 1_000_003 + number  # of dropout and revivals, so that a resumed fit ends as an unbroken one
-        torch.manual_seed(seed + RANK_SEED * rank())
+        seed_global_states(seed + RANK_SEED * rank())
         start, first_step, revived, means = time.perf_counter(), self.step, 0, _RunningMeans()
         self.interpreter.train()
         for batch, images in in_step(self.source.epoch(number), LearningBatch.images, LearningBatch.none):
-            with self._memory_in_words(batch):
+            with midway(), self._memory_in_words(batch):
                 means.add(self._step(batch, images, total, number + (self.step - first_step) / per_epoch))
             bar.update()
             if self.step % CHECK_EVERY == 0:
@@ -165,7 +167,8 @@ class Trainer:
         self._check_weights(number)
         minimum_(self.silent_steps)
         self.interpreter.eval()
-        validation = self._validate()
+        with midway():
+            validation = self._validate()
         loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement, prediction, accuracy = means.read()
         return EpochRecord(
             number,
@@ -194,6 +197,7 @@ class Trainer:
             if not is_exhausted(error):
                 raise
             said = error
+            clear_frames(error.__traceback__)  # which hold what the step had computed
 
         def tried(rows: int) -> None:
             part = batch.rows(slice(0, rows))

@@ -111,6 +111,13 @@ def test_measures_of_one_class_an_image_refuse_sets_of_labels() -> None:
     assert constant["fidelity"] == pytest.approx(float((decisions == usual).all(dim=1).float().mean()))
 
 
+def test_labels_of_several_an_image_are_not_looked_at() -> None:
+    several = small.fitted(outputs(4), output_kind="multilabel")
+    labelled = [(PIXELS, torch.ones(len(PIXELS), 4))]
+    assert several.baselines(labelled, labelled).to_dict() == several.baselines(PIXELS, PIXELS).to_dict()
+    assert several.faithfulness(labelled).images == several.faithfulness(PIXELS).images
+
+
 def test_a_disagreement_about_other_labels_is_called_that() -> None:
     several = small.fitted(outputs(4), output_kind="multilabel")
     local = several(small.images(200, seed=5))

@@ -144,6 +144,12 @@ def test_bad_input_is_refused(learnt: FlintExplainer, pixels: Tensor) -> None:
         TrustSettings(members=15)
 
 
+def test_labels_of_images_of_another_kind_are_not_looked_at(learnt: FlintExplainer, pixels: Tensor, strange: Tensor) -> None:
+    train = pixels.repeat(4, 1, 1, 1)
+    bare = learnt.disagreement(train, pixels, outside=strange)
+    assert learnt.disagreement(train, pixels, outside=[(strange, torch.full((len(strange),), 77))]).to_dict() == bare.to_dict()
+
+
 def test_no_trace_stays(learnt: FlintExplainer, trust: Trust, pixels: Tensor, strange: Tensor) -> None:
     with left_alone(learnt.model):
         learn_trust(learnt.fitted, pixels.repeat(4, 1, 1, 1), SETTINGS)

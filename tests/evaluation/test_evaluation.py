@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import oracles
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flint_posthoc import FlintExplainer
-from flint_posthoc.errors import EmptyDataError
+from flint_posthoc.errors import EmptyDataError, FlintWarning
 from flint_posthoc.evaluation.evaluation import TAUS, Evaluation, EvaluationSums, batch_sums, conclude
 from flint_posthoc.measures import area_resize
 
@@ -220,6 +221,31 @@ def test_where_nothing_is_explained_conciseness_is_unknown_and_json_stays_json(p
     assert json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))["conciseness"]["2.0"] == {"absolute": None, "signed": None}
     assert "nan" not in str(evaluation)
     assert explain.global_interpretation(pixels).counts.sum() == 0
+
+
+def test_labels_may_be_shares_and_count_as_their_largest_class(explain: FlintExplainer, pixels: Tensor, labels: Tensor) -> None:
+    shares = torch.eye(small.CLASSES)[labels] * 0.6 + 0.1
+    assert explain.evaluate([(pixels, shares)]) == explain.evaluate([(pixels, labels)])
+    with pytest.warns(FlintWarning, match="no shares of 4 classes"):
+        assert explain.evaluate([(pixels, torch.ones(len(pixels), 7))]).classifier_accuracy is None
+
+
+def test_a_head_that_is_not_centred_is_judged_centred_too(pixels: Tensor) -> None:
+    raw = replace(small.CONFIG, interpreter=replace(small.INTERPRETER, centre_head=False))
+    explain = small.fitted(config=raw, data=small.images(64))
+    with torch.no_grad():
+        explain.interpreter.head.weight += torch.tensor([3.0, -2.0, 1.0])  # a k_j for each attribute
+    found = explain.evaluate(pixels)
+    explain.interpreter.centre_head()
+    centred = explain.evaluate(pixels)
+    assert found.class_centred is not None
+    assert found.conciseness != centred.conciseness
+    for tau, counts in centred.conciseness.items():
+        assert found.class_centred.conciseness[tau] == pytest.approx(counts, abs=1e-6)
+    assert found.class_centred.live_attributes == centred.live_attributes
+    assert json.loads(json.dumps(found.to_dict()))["class_centred"]["live_attributes"] == list(centred.live_attributes)
+    assert "with a class-centred h" in str(found)
+    assert small.fitted().evaluate(pixels).class_centred is None
 
 
 def test_nothing_to_evaluate_is_refused(explain: FlintExplainer) -> None:

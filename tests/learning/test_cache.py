@@ -143,6 +143,16 @@ def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, t
     assert not list(temporary.iterdir())
 
 
+def test_validation_that_does_not_fit_the_memory_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, settings = Counted(), {"epochs": 3, "cache": "memory", "progress": False}
+    held = small.explainer().fit(small.images(), validation=counted.pixels, **settings)
+    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
+    with pytest.warns(FlintWarning, match="the classifier runs over it after every epoch"):
+        again = small.explainer().fit(small.images(), validation=batched(counted), **settings)
+    assert min(counted.reads) >= 3
+    assert [record.validation_fidelity for record in again] == [record.validation_fidelity for record in held]
+
+
 class Endless(IterableDataset):
     """Never says how many images it has."""
 

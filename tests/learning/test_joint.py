@@ -23,6 +23,7 @@ from flint_posthoc.errors import (
     MissingLabelsError,
     NotAnArtifactError,
 )
+from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.losses import interpretability_loss
 
@@ -332,6 +333,33 @@ def test_refining_brings_the_interpreter_nearer_to_f_as_it_is_used_and_leaves_f_
     assert [record.epoch for record in ends[40][2]] == list(range(len(ends[40][2])))
 
 
+class Unused(small.Tiny):
+    """With a parameter that no loss reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(3))
+
+
+def test_a_parameter_that_takes_no_part_is_no_obstacle_to_going_on(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(**more: Any) -> FlintExplainer:
+        torch.manual_seed(0)
+        explain = joint(Unused().eval())
+        explain.fit(small.loader(PIXELS, TRUTH), epochs=4, progress=False, checkpoint_dir=tmp_path, **more)
+        return explain
+
+    real: Callable[..., None] = FitCheckpoint.save
+
+    def killed(self: FitCheckpoint, *kept: Any) -> None:
+        real(self, *kept)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(FitCheckpoint, "save", killed)
+        run()
+    assert len(run(resume=True).history) == 4
+
+
 @pytest.mark.parametrize("stop_at", [1, 3])
 def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, stop_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: str, *, resume: bool = False) -> tuple[nn.Module, FlintExplainer]:
@@ -351,8 +379,6 @@ def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, st
 
     start = state(Normed())
     whole, explained = run("whole")
-    from flint_posthoc.learning.checkpoint import FitCheckpoint
-
     real: Callable[..., None] = FitCheckpoint.save
 
     def killed(self: FitCheckpoint, module: Any, optimizer: Any, silent: Any, history: Any, best: Any) -> None:

@@ -28,6 +28,7 @@ from flint_posthoc.learning.caching import components
 from flint_posthoc.learning.caching.cache import ActivationCache
 from flint_posthoc.learning.checkpoint import FILE_NAME, FitCheckpoint
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
+from flint_posthoc.learning.trainer import Trainer
 
 CLOSE = 1e-5
 STEPS = 24
@@ -347,6 +348,28 @@ def each_by_itself(folder: Path) -> Any:
     return explain.cards(small.images(16), [(0, 0)], k=1, budget_seconds=5.0) and "drawn" if processes.is_main() else "went on"
 
 
+def broken_step(folder: Path) -> Any:
+    """The second process fails in the middle of its third step, while the first waits for its part of the sums."""
+    whole, steps = Trainer._forward, 0
+
+    def forward(self: Trainer, batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 3 and not processes.is_main():
+            raise OSError("the device is gone")
+        return whole(self, batch)
+
+    Trainer._forward = forward  # type: ignore[method-assign]
+    try:
+        return fitted()
+    finally:
+        Trainer._forward = whole  # type: ignore[method-assign]
+
+
+def after_it(folder: Path) -> Any:
+    return fitted()
+
+
 OTHER = (
     uneven,
     broken_pass,
@@ -384,6 +407,14 @@ def test_where_one_process_fails_the_others_hear_of_it(others: Found, case: str)
     assert isinstance(first, ProcessFailedError)
     assert str(first) == "1 of 2 processes failed: process 1: OSError: the disk is gone"
     assert isinstance(second, OSError)
+
+
+def test_a_failure_in_the_middle_of_a_step_keeps_nobody_waiting(folder: Path) -> None:
+    found = in_processes(broken_step, after_it, folder=folder)
+    first, second = found["broken_step"]
+    assert isinstance(first, ProcessFailedError)
+    assert isinstance(second, OSError)
+    assert all(isinstance(error, ProcessFailedError) for error in found["after_it"])
 
 
 @pytest.mark.parametrize(
