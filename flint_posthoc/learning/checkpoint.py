@@ -18,7 +18,7 @@ from ..storage import parse_json, read_tensors, writable_folder, write_tensors
 from .history import FitHistory
 
 FILE_NAME, LOCK_NAME = "fit-checkpoint.safetensors", "fit.lock"
-FORMAT = 1
+FORMAT = 2
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -40,10 +40,14 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"optimizer.{index}.{name}": value for index, state in optimizer.state_dict()["state"].items() for name, value in state.items()}
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Raises ``KeyError`` or ``ValueError`` unless each state is whole; parameters that took no part in the loss have none."""
+def _moved(optimizer: torch.optim.Optimizer) -> list[int]:
+    """The parameters with a state: those that took part in the loss."""
+    return sorted(optimizer.state_dict()["state"])
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], known: list[int]) -> None:
+    """Raises ``LookupError`` or ``ValueError`` unless there is a whole state for each of the ``known`` parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    known = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("optimizer.")})
     state = {index: {name: tensors[f"optimizer.{index}.{name}"] for name in ADAM_STATE} for index in known}
     for index in known:
         shapes = [state[index][name].shape for name in ADAM_STATE]
@@ -94,7 +98,8 @@ class FitCheckpoint:
             | {"silent_steps": silent_steps}
             | {f"best.{name}": value for name, value in (best or {}).items()}
         )
-        metadata = {"format": str(FORMAT), "identity": json.dumps(self.identity, sort_keys=True), "history": json.dumps(history.to_dict())}
+        told = {"identity": self.identity, "history": history.to_dict(), "optimizer": {"moved": _moved(optimizer)}}
+        metadata = {"format": str(FORMAT), **{name: json.dumps(value, sort_keys=True) for name, value in told.items()}}
         write_tensors(self.path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, silent_steps: Tensor) -> Restored:
@@ -117,7 +122,7 @@ class FitCheckpoint:
                 raise ValueError("the counts of silent steps are of another number of attributes")
             history = FitHistory.from_dict(parse_json(metadata["history"]))
             module.load_state_dict(_below("module.", tensors))
-            _restore_optimizer(optimizer, tensors)
+            _restore_optimizer(optimizer, tensors, parse_json(metadata["optimizer"])["moved"])
             silent_steps.copy_(tensors["silent_steps"])
             return Restored(history, best or None)
         except (LookupError, ValueError, TypeError, RuntimeError) as error:

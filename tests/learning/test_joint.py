@@ -354,9 +354,10 @@ def test_a_parameter_that_takes_no_part_is_no_obstacle_to_going_on(tmp_path: Any
         real(self, *kept)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(FitCheckpoint, "save", killed)
+    monkeypatch.setattr(FitCheckpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
         run()
+    monkeypatch.setattr(FitCheckpoint, "save", real)
     assert len(run(resume=True).history) == 4
 
 

@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Any) -> None:
         fit(tmp_path, cache="memory", resume=True)
 
 
-@pytest.mark.parametrize("lost", ["silent_steps", "module.head.weight", "history", "identity"])
+@pytest.mark.parametrize("lost", ["silent_steps", "module.head.weight", "history", "identity", "optimizer"])
 def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, lost: str) -> None:
     fit(tmp_path, cache="memory")
     tensors, metadata = read_tensors(tmp_path / FILE_NAME)
