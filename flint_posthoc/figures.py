@@ -10,7 +10,9 @@ import base64
 import html
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,15 +30,29 @@ MAX_LABEL = 28
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of ``width`` × ``height`` inches."""
-    from matplotlib.figure import Figure as MatplotlibFigure
+    return _figure_type()(figsize=(width, height), layout="constrained")
 
-    return MatplotlibFigure(figsize=(width, height), layout="constrained")
+
+@cache
+def _figure_type() -> type[Figure]:
+    from matplotlib.figure import Figure as MatplotlibFigure
+    from matplotlib.text import Text
+
+    class PlainFigure(MatplotlibFigure):
+        """Shows words as they stand: dollars in the name of a class are no mark-up."""
+
+        def draw(self, renderer: Any) -> None:
+            for text in self.findobj(Text):
+                text.set_parse_math(False)
+            super().draw(renderer)
+
+    return PlainFigure
 
 
 def shorten(text: str, limit: int = MAX_LABEL) -> str:
-    """``text`` on one line of at most ``limit`` characters, safe from matplotlib's own mark-up."""
+    """``text`` on one line of at most ``limit`` characters."""
     line = " ".join(text.split())
-    return (line if len(line) <= limit else line[: limit - 1] + "…").replace("$", r"\$")
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def as_picture(pixels: np.ndarray) -> np.ndarray:
@@ -72,18 +88,25 @@ def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[flo
 
 
 def local_interpretation(
-    pixels: np.ndarray, attributes: Sequence[int], relevance: Sequence[float], *, heading: str, warning: str = ""
+    pixels: np.ndarray, attributes: Sequence[int], relevance: Sequence[float], *, heading: str, warning: str = "", notes: Sequence[str] = ()
 ) -> Figure:
-    """An image beside the relevance bars of its explanation; a ``warning`` (g and f disagree …) stands in red above both."""
+    """An image beside the relevance bars of its explanation; a ``warning`` (g and f disagree …) stands in red above, ``notes`` below."""
     figure = new_figure(7.2, max(2.6, 0.28 * len(attributes) + 1.2))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.6])
     show_image(left, pixels)
     relevance_bars(right, attributes, relevance)
     figure.suptitle(heading + (f"\n{warning}" if warning else ""), fontsize=9, color=NEGATIVE if warning else "black")
+    write_below(figure, notes, 100)
     return figure
 
 
-def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, heading: str) -> Figure:
+def write_below(figure: Figure, notes: Sequence[str], width: int) -> None:
+    """What else a reader has to know, in small letters and lines of at most ``width``."""
+    if notes:
+        figure.supxlabel("\n".join(line for note in notes for line in textwrap.wrap(f"note: {note}", width)), fontsize=6.5)
+
+
+def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, heading: str, notes: Sequence[str] = ()) -> Figure:
     """The class-attribute matrix r_{j,c} (J, C), a row an attribute and a column a class; classes that were never predicted are hatched."""
     num_attributes, num_classes = relevance.shape
     figure = new_figure(min(24, 0.42 * num_classes + 3), min(30, 0.2 * num_attributes + 2.2))
@@ -99,6 +122,7 @@ def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, head
     axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in range(0, num_attributes, step)], fontsize=7)
     relevance_scale(figure, axes, image, "mean relevance r")
     axes.set_title(heading, fontsize=9)
+    write_below(figure, notes, 60)
     return figure
 
 
@@ -233,13 +257,11 @@ class ExplainedImage(NamedTuple):
 
 def explained_images(rows: Sequence[ExplainedImage], *, heading: str) -> Figure:
     """Rows of an image, the relevance bars of its explanation and, beside each bar, images on which that attribute is strongest."""
-    from matplotlib.figure import Figure as MatplotlibFigure
-
     bars, examples = max(len(row.attributes) for row in rows), max(len(images) for row in rows for images in row.examples)
     side = 0.46  # inches: a small image, and a bar
     block, row_height = side * bars, side * bars + 0.6
     width, height = 3.95 + block + side * examples, row_height * len(rows) + 0.85
-    figure = MatplotlibFigure(figsize=(width, height))  # placed by hand, so that every bar has its images beside it
+    figure = _figure_type()(figsize=(width, height))  # placed by hand, so that every bar has its images beside it
 
     def axes_at(left: float, top: float, wide: float, high: float) -> Any:
         return figure.add_axes((left / width, (height - top - high) / height, wide / width, high / height))
@@ -297,7 +319,7 @@ def _words(image: Captioned) -> str:
 
 def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:
     """A row of small images under each title, ``columns`` of such rows side by side."""
-    rows, longest, side = max(1, math.ceil(len(titles) / columns)), max(map(len, images), default=1), 0.44
+    rows, longest, side = max(1, math.ceil(len(titles) / columns)), max(1, *map(len, images)), 0.44
     figure = new_figure(columns * (longest * side + 0.3), rows * (side + 0.3) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, title, strip in zip(grid, titles, images, strict=False):

@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..arrays import Images
 from ..errors import FlintError, ImageShapeError
@@ -187,3 +189,17 @@ def forward(model: nn.Module, images: Images) -> Any:
         raise ImageShapeError(
             f"the classifier's forward pass fails on images of shape {tuple(images.shape)}, {images.dtype}: {error}"
         ) from error
+
+
+class ParametersRead(TorchFunctionMode):
+    """Tells ``seen`` of every parameter that an operation reads: attention modules, for one, read those of layers that they never call."""
+
+    def __init__(self, seen: Callable[[nn.Parameter], object]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, nn.Parameter):
+                self._seen(value)
+        return func(*args, **(kwargs or {}))

@@ -126,7 +126,8 @@ class LocalInterpretation:
         entries = self.top(k)[index]
         heading = f"Which attributes speak for {shorten(self.class_names[int(self.explained_class[index])])!r}?"
         attributes, values = [entry.attribute for entry in entries], [entry.relevance for entry in entries]
-        return local_interpretation(self.pixels[index].cpu().numpy(), attributes, values, heading=heading, warning=self.caveat(index))
+        pixels, warning = self.pixels[index].cpu().numpy(), self.caveat(index)
+        return local_interpretation(pixels, attributes, values, heading=heading, warning=warning, notes=self.notes)
 
     def _repr_html_(self) -> str:
         return as_html([self.plot(index) for index in range(min(len(self), SHOWN_IN_NOTEBOOK))], str(self))
@@ -252,7 +253,8 @@ class GlobalInterpretation:
 
     def plot(self) -> Figure:
         """The class-attribute heat map."""
-        return relevance_heatmap(self.relevance.numpy(), self.class_names, heading="Which attributes make up each class?")
+        heading = "Which attributes make up each class?"
+        return relevance_heatmap(self.relevance.numpy(), self.class_names, heading=heading, notes=self.notes)
 
     def _repr_html_(self) -> str:
         return as_html([self.plot()], str(self))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from ..arrays import Images, Logits
+from ..classifier.copying import copy_of
+from ..classifier.recording import ParametersRead
 from ..classifier.taps import frozen, hooked, tapped
 from ..classifier.view import model_dtype
 from .fitted import FittedInterpreter
@@ -43,7 +42,7 @@ class InterpreterClassifier(nn.Module):
 
     def __init__(self, fitted: FittedInterpreter) -> None:
         super().__init__()
-        self.classifier = copy.deepcopy(fitted.view.model)
+        self.classifier = copy_of(fitted.view.model)
         self.attribute_network = copy.deepcopy(fitted.interpreter.attribute_network)
         self.head = copy.deepcopy(fitted.interpreter.head)
         self._adapter, self._layouts, self._dtype = fitted.view.adapter, fitted.view.layouts, model_dtype(fitted.view.model)
@@ -65,22 +64,12 @@ class InterpreterClassifier(nn.Module):
     def _unused(self, sample: Tensor) -> set[int]:
         """The ids of f's leaves that the pass up to the deepest tap never calls, and whose parameters nobody else reads in it."""
         called: set[nn.Module] = set()
+        read: set[int] = set()
         leaves = [module for module in self.classifier.modules() if not list(module.children())]
-        with hooked((leaf.register_forward_hook, lambda module, *_: called.add(module)) for leaf in leaves), _ParametersRead() as read:
+        hooks = ((leaf.register_forward_hook, lambda module, *_: called.add(module)) for leaf in leaves)
+        with hooked(hooks), ParametersRead(lambda parameter: read.add(id(parameter))):
             self(sample)
-        return {id(leaf) for leaf in leaves if leaf not in called and not read.ids & set(map(id, leaf.parameters()))}
-
-
-class _ParametersRead(TorchFunctionMode):
-    """Which parameters operations read: attention modules, for one, read those of an output layer that they never call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: set[int] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.ids.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, nn.Parameter))
-        return func(*args, **(kwargs or {}))
+        return {id(leaf) for leaf in leaves if leaf not in called and not read & set(map(id, leaf.parameters()))}
 
 
 def _drop(module: nn.Module, unused: set[int]) -> None:

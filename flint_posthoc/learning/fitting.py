@@ -173,8 +173,22 @@ def _refine(
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
     with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
         validation = _validation(preparation, request, lambda batch: batch)
+        notes = () if settings.revive_after is None else _restart_silent(interpreter, source)
         trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
-        return _noted(trainer.fit(), source)
+        history = _noted(trainer.fit(), source)
+        return dataclasses.replace(history, notes=(*history.notes, *notes))
+
+
+@torch.no_grad()
+def _restart_silent(interpreter: Interpreter, source: BatchSource) -> tuple[str, ...]:
+    """Begin attributes anew that no image activates any more: f moved away from them while it learnt. What is to be said of it."""
+    fired = torch.zeros(interpreter.num_attributes, dtype=torch.bool, device=interpreter.head.weight.device)
+    for batch in source.epoch(-1):
+        fired |= (interpreter.explain(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
+    if fired.all():
+        return ()
+    interpreter.restart(~fired, _initial_activations(source))
+    return (f"{int((~fired).sum())} of {len(fired)} attributes had fallen silent while the classifier learnt, and were begun anew",)
 
 
 def _validation(

@@ -51,7 +51,7 @@ class HistogramReading:
 
     def add(self, attributes: Attributes) -> None:
         """The activations of one more batch."""
-        values = attributes.detach().double().cpu()
+        values = attributes.detach().cpu().double()
         self._silent += (values <= 0).sum(dim=0)
         self._widen(torch.frexp(values.amax(dim=0))[1].long(), values.amax(dim=0) > 0)
         exponents = self._exponents if self._exponents is not None else torch.zeros(values.shape[1], dtype=torch.int64)

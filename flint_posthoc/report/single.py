@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..interpretation.relevance import AttributeRelevance
+from ..interpretation.relevance import AttributeRelevance, LocalInterpretation
 from .charts import Bar, bar
 from .content import ReportContent
 from .heatmap import Selection
@@ -16,6 +16,7 @@ from .sections import PairViews
 SHOWN = 5  # attributes of an image
 LEAST = 0.05  # absolute relevance of those
 DIFFERENT, OUTSIDE = "They disagree.", "The classifier’s own choice is not among these classes."
+OTHER_LABELS = "They differ on other labels."
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def singles(
             names[int(local.explained_class[index])],
             names[int(local.classifier_class[index])],
             labels[index],
-            "" if local.agrees[index] else OUTSIDE if local.explained_class[index] == local.classifier_class[index] else DIFFERENT,
+            _mark(local, index),
             local.caveat(index),
             tuple(
                 _reason(entry, int(local.explained_class[index]), examples, carded) for entry in top[index] if abs(entry.relevance) >= LEAST
@@ -79,6 +80,14 @@ def singles(
         )
         for index in range(len(local))
     )
+
+
+def _mark(local: LocalInterpretation, index: int) -> str:
+    if local.agrees[index]:
+        return ""
+    if local.explained_class[index] != local.classifier_class[index]:
+        return DIFFERENT
+    return OTHER_LABELS if local.inside[index] else OUTSIDE
 
 
 def _examples(views: PairViews) -> dict[tuple[int, int | None], Picture]:

@@ -74,7 +74,7 @@ class SurveyReading:
         num_classes, seed = fitted.view.num_classes, settings.seed
         self._world = GlobalReading(fitted, samples_per_class=settings.samples_per_class, agreeing_only=False, seed=seed)
         self._histograms = HistogramReading(fitted.interpreter.num_attributes)
-        self._images_of_class, self._confusions = Counter[int](), Counter[tuple[int, int]]()
+        self._images_of_class, self._confusions = torch.zeros(num_classes, dtype=torch.int64), Counter[tuple[int, int]]()
         self._sampler = ImageSampler(
             num_classes, agreeing=settings.agreeing, disagreeing=settings.disagreeing, outside=settings.outside, seed=seed
         )
@@ -87,14 +87,14 @@ class SurveyReading:
         self._sums = self._sums + batch_sums(self._fitted, batch)
         self._world.add(batch)
         self._histograms.add(batch.attributes)
-        self._images_of_class.update(g.tolist())
+        self._images_of_class += kind.members(batch.interpreter_logits).sum(dim=0).cpu()
         self._confusions.update((first, second) for first, second in zip(f.tolist(), g.tolist(), strict=True) if first != second)
         self._sampler.add(batch, g, kind.agreement(batch.classifier_logits, batch.interpreter_logits))
 
     def result(self) -> Survey:
         """What the batches so far tell. Raises ``EmptyDataError`` where there was none."""
         evaluation = conclude(self._sums, self._fitted.notes)
-        images_of_class = tuple(self._images_of_class[index] for index in range(self._fitted.view.num_classes))
+        images_of_class = tuple(self._images_of_class.tolist())
         confusions = tuple(self._confusions.most_common())
         samples = explained_samples(self._fitted, self._sampler.result())
         return Survey(evaluation, self._world.result(), images_of_class, self._histograms.result(), confusions, samples)

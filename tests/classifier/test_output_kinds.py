@@ -12,6 +12,8 @@ from torch import nn
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import OUTPUT_KINDS
 from flint_posthoc.errors import ClassifierOutputError, ConfigurationError
+from flint_posthoc.report.single import OTHER_LABELS, OUTSIDE, _mark
+from flint_posthoc.report.survey import survey
 
 PIXELS = small.images(40)
 
@@ -132,3 +134,13 @@ def test_what_kinds_there_are_is_said() -> None:
         small.explainer(output_kind="sigmoid").fit(PIXELS, progress=False)
     with pytest.raises(ConfigurationError, match="a multi-label classifier is explained post-hoc"):
         small.explainer(output_kind="multilabel", joint=True).fit([(PIXELS, torch.ones(40, 4))], progress=False)
+
+
+def test_a_report_says_of_labels_what_is_so() -> None:
+    several, pixels = small.fitted(outputs(4), output_kind="multilabel"), small.images(200, seed=5)
+    found = survey(several.fitted, pixels)
+    assert list(found.images_of_class) == (several(pixels).interpreter_logits > 0).sum(dim=0).tolist()
+    local = several(pixels)
+    marks = {_mark(local, index) for index in (~local.agrees).nonzero().flatten().tolist()}
+    assert OTHER_LABELS in marks
+    assert OUTSIDE not in marks

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -351,6 +352,61 @@ def test_methods_without_a_rule_for_the_network_say_so(build: Any, layers: tuple
         maps(explain.fitted, pixels, method)
 
 
+def test_deep_lift_is_refused_where_windows_of_max_pooling_overlap(pixels: Tensor) -> None:
+    def pooled(kernel: int) -> FlintExplainer:
+        layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(kernel, 2), nn.Conv2d(4, 4, 3), nn.ReLU())
+        return explainer(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES)).eval(), ("3",))
+
+    assert pooled(2).attribution(pixels, attribute=0, method="deep_lift").exact
+    with pytest.raises(AttributionError, match="loses shares where windows overlap: 2"):
+        pooled(3).attribution(pixels, attribute=0, method="deep_lift")
+
+
+class Squared(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * maps
+
+
+class Gated(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        first, second = maps.chunk(2, dim=1)
+        return torch.cat([first * second, second], dim=1)
+
+
+@pytest.mark.parametrize("product", [Squared, Gated])
+def test_a_product_of_what_depends_on_the_pixels_is_not_linear(product: type[nn.Module], pixels: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), product(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+    explain = explainer(model.eval(), ("2",))
+    with pytest.raises(AttributionError, match="knows no rule for"):
+        explain.attribution(pixels, attribute=0, method="deep_lift")
+
+
+def test_what_an_earlier_pass_left_on_the_classifier_is_no_obstacle(pixels: Tensor) -> None:
+    model = layered()
+    nn.utils.spectral_norm(model[2])
+    model.train()(pixels)
+    model.eval().left = [model(pixels)]  # with its graph
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(model)
+    explain = explainer(model, ("6",))
+    assert explain.attribution(pixels, attribute=0).sanity is not None
+    torch.testing.assert_close(explain.as_classifier()(pixels), explain(pixels).interpreter_logits)
+
+
+def test_without_copies_a_method_is_taken_that_needs_none(pixels: Tensor) -> None:
+    model = layered()
+    model.lock = threading.Lock()
+    found = explainer(model, ("6",)).attribution(pixels, attribute=0)
+    assert "was not checked for sanity: this needs a copy of the classifier, which cannot be copied" in found.reason
+    assert not METHODS[found.method].needs_copy
+
+
+def test_maps_that_are_not_finite_are_no_result(fitted: FittedInterpreter, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribution, "pixel_maps", lambda request, name, images, targets: images[:, :1] * float("nan"))
+    with pytest.raises(AttributionError, match=r"gradient gives maps that are not finite for \d+ of \d+ images"):
+        attribute_pixels(fitted, pixels, attribute=0, method="gradient")
+
+
 def test_a_module_that_runs_twice_is_refused_by_deep_lift_and_lrp(pixels: Tensor) -> None:
     twice = nn.ReLU()
     model = nn.Sequential(
@@ -373,7 +429,7 @@ def test_what_captum_itself_fails_on_is_told_as_such(fitted: FittedInterpreter, 
 def test_a_classifier_that_cannot_be_copied_is_told_as_such(pixels: Tensor) -> None:
     model = layered()
     explain = explainer(model, ("6",))
-    model.kept = model[0](pixels)
+    model.lock = threading.Lock()
     with left_alone(model), pytest.raises(AttributionError, match="needs a copy of the classifier, which cannot be copied"):
         maps(explain.fitted, pixels, "deep_lift")
 

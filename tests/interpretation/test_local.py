@@ -155,9 +155,20 @@ def test_images_are_explained_one_by_one(explain: FlintExplainer, pixels: Tensor
 def test_a_picture_is_a_figure_with_the_warning_in_it_and_no_window(local: LocalInterpretation, without_pyplot: None) -> None:
     for index in (int(local.agrees.int().argmin()), int(local.agrees.int().argmax())):
         figure = local.plot(index)
-        (heading,) = (text.get_text() for text in figure.texts) if figure.texts else (figure.get_suptitle(),)
-        assert (local.caveat(index) in heading.replace("\n", " ")) or not local.caveat(index)
+        assert (local.caveat(index) in figure.get_suptitle().replace("\n", " ")) or not local.caveat(index)
+        assert "note: the pixel range was estimated from the data" in figure.get_supxlabel()
         figure.savefig("/dev/null", format="png")
+
+
+def test_dollars_in_names_are_no_markup(pixels: Tensor) -> None:
+    explain = small.fitted(class_names=["$5", "$10_$20", "\\frac{$", "$^$"])
+    local = explain(pixels)
+    for index in range(4):
+        local.plot(index).savefig("/dev/null", format="png")
+    world = explain.global_interpretation(pixels)
+    world.plot().savefig("/dev/null", format="png")
+    for pairs in (world.pairs()[:2], [(0, 1)], []):  # the second one has no images
+        explain.exemplars(pixels, pairs, k=2).plot().savefig("/dev/null", format="png")
 
 
 def restricted() -> FlintExplainer:

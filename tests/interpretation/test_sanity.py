@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError, ConfigurationError
-from flint_posthoc.interpretation.attribution import attribute_pixels
+from flint_posthoc.interpretation.attribution import attribute_pixels, sanity
 from flint_posthoc.interpretation.attribution.methods import METHODS
 from flint_posthoc.interpretation.attribution.randomization import randomized
 from flint_posthoc.interpretation.attribution.sanity import RANK_LIMIT, SanityCheck, check_sanity, compare_with
@@ -299,3 +299,55 @@ def test_a_module_that_holds_nothing_learnt_is_no_stage() -> None:
     explain.fit(small.images(), max_steps=2, progress=False)
     assert stages(explain.fitted, "classifier") == ["f to 6", "f to 3", "f to 0"]
     assert stages(explain.fitted, "preactivations")[-1] == "f to 0"
+
+
+class Attentive(nn.Module):
+    """Attention reads the weights of an output layer that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(2, 8, 5, stride=5), nn.SyncBatchNorm(8)
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(images)).flatten(2).transpose(1, 2)
+        return self.head(self.attention(tokens, tokens, tokens)[0].mean(dim=1))
+
+
+def test_weights_that_are_read_and_not_called_are_randomised_too() -> None:
+    model = Attentive().eval()
+    explain = FlintExplainer(model, layers=["patches"], num_attributes=2, config=small.CONFIG)
+    explain.fit(small.images(), max_steps=2, progress=False)
+    names = stages(explain.fitted, "classifier")
+    assert "f to attention.out_proj" in names
+    assert names.index("f to attention.out_proj") < names.index("f to patches")
+
+
+def test_batch_norms_over_processes_take_their_statistics_here_alone() -> None:
+    model = Attentive().eval()
+    explain = FlintExplainer(model, layers=["norm"], num_attributes=2, config=small.CONFIG)
+    explain.fit(small.images(), max_steps=2, progress=False)
+    with left_alone(model):
+        for _, copy in randomized(explain.fitted, small.images(4), SCORES["classifier"], most=2, seed=0):
+            assert not any(isinstance(module, nn.SyncBatchNorm) for module in copy.view.model.modules())
+    assert isinstance(model.norm, nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(float("nan"), "its maps are not finite"), (0.0, "its maps are all zero")])
+def test_maps_that_say_nothing_do_not_pass(explain: FlintExplainer, monkeypatch: pytest.MonkeyPatch, spoil: float, reason: str) -> None:
+    real = sanity.pixel_maps
+
+    def spoilt(request: Any, method: str, *others: Any) -> Tensor:
+        return real(request, method, *others) * (spoil if method == "gradient" else 1)
+
+    monkeypatch.setattr(sanity, "pixel_maps", spoilt)
+    found = explain.sanity_check(small.images(4), methods=["gradient", "occlusion"])
+    assert found.refused == {"gradient": reason}
+    assert not found.passes("gradient")
+    assert list(found.scores) == ["occlusion"]
+
+
+def test_images_without_a_map_are_left_out_of_the_means() -> None:
+    before, after = torch.rand(3, 8, 8), torch.rand(3, 8, 8)
+    with_empty = torch.cat([before, torch.zeros(2, 8, 8)]), torch.cat([after, torch.rand(2, 8, 8)])
+    assert sanity.compared("", *with_empty) == pytest.approx(sanity.compared("", before, after))

@@ -23,6 +23,7 @@ from flint_posthoc.errors import (
     MissingLabelsError,
     NotAnArtifactError,
 )
+from flint_posthoc.learning import fitting
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.losses import interpretability_loss
@@ -317,6 +318,22 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
     assert max(scores) > scores[-1]  # else this shows nothing
     assert evaluation.classifier_accuracy + evaluation.fidelity == pytest.approx(max(scores), abs=1e-6)
     assert history.account.data == "validation"
+
+
+def test_attributes_that_fell_silent_are_begun_anew_when_the_classifier_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Callable[..., Any] = fitting._refine
+
+    def silenced(interpreter: Any, *others: Any) -> Any:
+        with torch.no_grad():
+            interpreter.attribute_network.linear.bias[1] = -1e4
+        return real(interpreter, *others)
+
+    monkeypatch.setattr(fitting, "_refine", silenced)
+    explain = fitted(Normed(), settings=quick(refine_steps=40))
+    assert "1 of 3 attributes had fallen silent while the classifier learnt, and were begun anew" in explain.history.notes
+    assert (explain(PIXELS).attributes[:, 1] > 0).any()
+    monkeypatch.setattr(fitting, "_refine", real)
+    assert not any("silent" in note for note in fitted(Normed(), settings=quick(refine_steps=40)).history.notes)
 
 
 def test_refining_brings_the_interpreter_nearer_to_f_as_it_is_used_and_leaves_f_alone() -> None:

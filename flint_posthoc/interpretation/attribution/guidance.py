@@ -211,7 +211,7 @@ def _step(node: Node, call: _Call | None) -> Step:
         name = "InstanceNorm"  # with the statistics of the image itself
     if name.startswith("Clamp") and getattr(node, "_saved_min", None) != 0:
         name = "Bound"  # for example that of a norm in F.normalize: no rectifier
-    factors = len({following for following, _ in node.next_functions if following is not None})
+    factors = sum(following is not None for following, _ in node.next_functions)  # x * x has two
     foreign = isinstance(node, torch.autograd.function.BackwardCFunction)
     return Step(name, call.name if call else "", call.module if call else None, factors, foreign)
 

@@ -46,6 +46,11 @@ class Method:
     rows: Callable[[AttributionSettings], int]
     most: int | None = None
 
+    @property
+    def needs_copy(self) -> bool:
+        """Whether it works on a copy of the classifier."""
+        return self.opened is not _itself
+
 
 # ---- on what it works ----
 

@@ -118,6 +118,9 @@ def attribute_pixels(
     choice = _named(request, path, method, sanity) if method != "auto" else _automatic(request, path, pixels, target, sanity)
     empty = _empty(fitted, pixels, target)
     maps = pixel_maps(request, choice.method, pixels, target.columns)
+    spoilt = int((~maps.isfinite()).flatten(1).any(dim=1).sum())
+    if spoilt:
+        raise AttributionError(f"{choice.method} gives maps that are not finite for {spoilt} of {len(maps)} images; try another method")
     maps = torch.where(empty.view(-1, 1, 1, 1), 0, maps)
     inexact = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
     reason = "; ".join(filter(None, (choice.reason, inexact, _flat(maps, empty))))
@@ -183,15 +186,24 @@ def choose_method(fitted: FittedInterpreter, images: Images, target: Target, *, 
     """
     probes = slice(0, PROBES)
     request = Request(fitted, target.score, settings)
-    path, checks = path_of(request, images), []
-    for name in (name for name in preferred(request) if not METHODS[name].refusal(request, path)):
-        checks.append(check_target(request, images[probes], replace(target, columns=target.columns[probes]), [name], stages=1, seed=0))
+    path, checks, failed = path_of(request, images), list[SanityCheck](), dict[str, str]()
+    held = [name for name in preferred(request) if not METHODS[name].refusal(request, path)]
+    for name in held:
+        try:
+            checks.append(check_target(request, images[probes], replace(target, columns=target.columns[probes]), [name], stages=1, seed=0))
+        except AttributionError as error:  # Captum fails, or there can be no copies to randomise
+            failed[name] = str(error)
+            continue
         if checks[-1].passing:
             break
+    if not checks:
+        taken = next((name for name in held if not METHODS[name].needs_copy), held[0])
+        return Choice(taken, f"{taken} was not checked for sanity: {failed[taken]}", None)
     merged = replace(
         checks[0],
         scores={name: scores for check in checks for name, scores in check.scores.items()},
         background={name: score for check in checks for name, score in check.background.items()},
+        refused=failed | {name: reason for check in checks for name, reason in check.refused.items()},
     )
     return _first_passing(request, path, merged)
 
@@ -216,5 +228,5 @@ def _left(sanity: SanityCheck, name: str) -> float:
 def _verdict(sanity: SanityCheck, name: str) -> str:
     score = sanity.score(name)
     if score is None:
-        return "was not checked for sanity"
+        return "was not checked for sanity" + (f" ({sanity.refused[name]})" if name in sanity.refused else "")
     return f"{'passes' if sanity.passes(name) else 'fails'} the sanity check ({score})"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...arrays import Images
+from ...classifier.recording import ParametersRead
 from ...classifier.taps import hooked, tapped
 from ...classifier.view import model_dtype
 from ...interpreter.fitted import FittedInterpreter
@@ -78,17 +79,22 @@ def _psi_layers(fitted: FittedInterpreter) -> Layers:
 
 
 def _classifier_layers(fitted: FittedInterpreter, images: Images, score: Score) -> Layers:
-    """f's layers with weights that the score's pass calls, the last one called first."""
-    called: dict[str, nn.Module] = {}
-    weighted = [(name, module) for name, module in fitted.view.model.named_modules() if _own_parameters(module)]
+    """f's layers with weights that the score's pass calls, or whose weights another layer reads in it; the last one first."""
+    used: dict[str, nn.Module] = {}
+    weighted = {name: module for name, module in fitted.view.model.named_modules() if _own_parameters(module)}
+    owners = {id(parameter): name for name, module in weighted.items() for parameter in _own_parameters(module)}
 
-    def note(name: str, module: nn.Module, arguments: object) -> None:
-        called.setdefault(name, module)
+    def note(name: str, *_: object) -> None:
+        used.setdefault(name, weighted[name])
 
-    hooks = ((module.register_forward_pre_hook, partial(note, name)) for name, module in weighted)
-    with open_scores(fitted, score) as network, hooked(hooks):
+    def read(parameter: nn.Parameter) -> None:
+        if id(parameter) in owners:
+            note(owners[id(parameter)])
+
+    hooks = ((module.register_forward_pre_hook, partial(note, name)) for name, module in weighted.items())
+    with open_scores(fitted, score) as network, hooked(hooks), ParametersRead(read):
         network(images[:1])
-    return list(called.items())[::-1]
+    return list(used.items())[::-1]
 
 
 def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
@@ -113,6 +119,13 @@ def _permute(layer: nn.Module, generator: torch.Generator) -> None:
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
+class _OwnBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Takes its statistics in this process alone, of maps of any rank."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        return
+
+
 @torch.no_grad()
 def _recalibrate(fitted: FittedInterpreter, images: Tensor) -> None:
     """New statistics for the copy's batch norms, then for the taps that Ψ standardises."""
@@ -120,6 +133,8 @@ def _recalibrate(fitted: FittedInterpreter, images: Tensor) -> None:
     norms = [module for module in view.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     view.model.eval()
     for norm in norms:
+        if isinstance(norm, nn.SyncBatchNorm):
+            norm.__class__ = _OwnBatchNorm  # type: ignore[assignment]  # of the copy: other processes are no part of this
         norm.train().reset_running_stats()
         norm.momentum = None  # the plain mean over what they see
     with tapped(view.model, view.adapter, view.layouts) as run:

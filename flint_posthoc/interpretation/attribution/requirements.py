@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from torch import nn
+
 from .guidance import CLASSIFIER, SHAPES, PixelPath, Step, trace
 from .layered import unfold
 from .scores import classifier_scores, open_scores
@@ -50,10 +52,24 @@ def _some(names: Any) -> str:
 
 
 def no_rescale_rule(request: Request, path: PixelPath) -> str:
-    """DeepLIFT needs every non-linear step in a module of its own that it has a rule for."""
+    """DeepLIFT needs every non-linear step in a module of its own that it has a rule for.
+
+    Captum's rule for max pooling puts back one share a pixel (``max_unpool``), and loses the others where windows overlap.
+    """
     from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 
+    overlapping = [step.layer for step in path.steps if _windows_overlap(step.module)]
+    if overlapping:
+        return f"its rule for max pooling loses shares where windows overlap: {_some(overlapping)}"
     return _supported(tuple(step for step in path.steps if not step.linear), path, SUPPORTED_NON_LINEAR, SUPPORTED_NON_LINEAR)
+
+
+def _windows_overlap(module: nn.Module | None) -> bool:
+    if not isinstance(module, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d):
+        return False
+    dimensions = {nn.MaxPool1d: 1, nn.MaxPool2d: 2}.get(type(module), 3)
+    sizes, strides = ((value,) * dimensions if isinstance(value, int) else value for value in (module.kernel_size, module.stride))
+    return any(stride < size for size, stride in zip(sizes, strides, strict=True))
 
 
 def lrp_types() -> frozenset[type]:

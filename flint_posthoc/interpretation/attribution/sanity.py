@@ -140,7 +140,10 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
     request = replace(request, score=_always_alive(target.score))
     refused = refusals(request, pixels, map(checked_name, methods))
     held = [method for method, reason in refused.items() if not reason]
-    before = {method: _maps(request, method, pixels, target.columns) for method in held}
+    before = {}
+    for method in held:
+        before[method], refused[method] = _before(request, method, pixels, target.columns)
+    held = [method for method in held if not refused[method]]
     scores: dict[str, list[SanityScore]] = {method: [] for method in held}
     whole: list[bool] = []
     for stage, other in randomized(request.fitted, pixels, request.score, most=stages, seed=seed):
@@ -149,7 +152,7 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
             after = _maps(replace(request, fitted=other), method, pixels, target.columns)
             scores[method].append(compared(f"{stage.name} randomised", before[method], after))
     decisive = tuple(index for index, ends in enumerate(whole) if ends)[-2:]
-    background = {method: compared("another image", heat, heat.roll(1, dims=0)) for method, heat in before.items()}
+    background = {method: compared("another image", before[method], before[method].roll(1, dims=0)) for method in held}
     named = {method: reason for method, reason in refused.items() if reason}
     return SanityCheck({method: tuple(found) for method, found in scores.items()}, decisive, background, target.kind, len(pixels), named)
 
@@ -208,8 +211,10 @@ def _best(stage: str, ours: Heat, theirs: Iterable[Heat]) -> SanityScore:
 
 
 def compared(stage: str, before: Heat, after: Heat) -> SanityScore:
-    """Both similarities, as means over images."""
-    return SanityScore(stage, float(ssim(before, after).mean()), float(rank_correlation(before, after).mean()))
+    """Both similarities, as means over images; those whose map before is all zero tell nothing and are left out."""
+    shown = before.flatten(1).any(dim=1)
+    alike = (similarity(before[shown], after[shown]).mean() for similarity in (ssim, rank_correlation))
+    return SanityScore(stage, *map(float, alike))
 
 
 def strongest(fitted: FittedInterpreter, pixels: Images) -> Tensor:
@@ -219,6 +224,13 @@ def strongest(fitted: FittedInterpreter, pixels: Images) -> Tensor:
 
 def _always_alive(score: Score) -> Score:
     return preactivation_scores if score is attribute_scores else score
+
+
+def _before(request: Request, method: str, pixels: Images, columns: Tensor) -> tuple[Heat, str]:
+    """The maps of the network as it is, and why they cannot be judged; empty where they can."""
+    maps = pixel_maps(request, method, pixels, columns)
+    heat = strength(maps)
+    return heat, "its maps are not finite" if not maps.isfinite().all() else "" if heat.any() else "its maps are all zero"
 
 
 def _maps(request: Request, method: str, pixels: Images, columns: Tensor) -> Heat:

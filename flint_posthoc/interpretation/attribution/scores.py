@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ...arrays import Activations, Images
+from ...classifier.copying import copy_of
 from ...classifier.taps import frozen
 from ...classifier.view import OpenView
-from ...errors import AttributionError
+from ...errors import AttributionError, UnsupportedClassifierError
 from ...interpreter.fitted import FittedInterpreter
 
 
@@ -95,7 +96,7 @@ def open_copy(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
 def copied(fitted: FittedInterpreter) -> FittedInterpreter:
     """``fitted`` with copies of f, Ψ, h and d. Raises ``AttributionError`` for a classifier that cannot be copied."""
     try:
-        model = copy.deepcopy(fitted.view.model)
-    except (RuntimeError, TypeError) as error:  # of non-leaf tensors and locks kept as attributes
-        raise AttributionError(f"this needs a copy of the classifier, which cannot be copied: {error}") from error
+        model = copy_of(fitted.view.model)
+    except UnsupportedClassifierError as error:
+        raise AttributionError(str(error)) from error
     return replace(fitted, view=replace(fitted.view, model=model), interpreter=copy.deepcopy(fitted.interpreter))
