@@ -319,7 +319,7 @@ def _words(image: Captioned) -> str:
 
 def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:
     """A row of small images under each title, ``columns`` of such rows side by side."""
-    rows, longest, side = max(1, math.ceil(len(titles) / columns)), max(1, *map(len, images)), 0.44
+    rows, longest, side = max(1, math.ceil(len(titles) / columns)), max((1, *map(len, images))), 0.44
     figure = new_figure(columns * (longest * side + 0.3), rows * (side + 0.3) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, title, strip in zip(grid, titles, images, strict=False):

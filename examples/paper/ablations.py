@@ -4,8 +4,9 @@ python -m examples.paper.ablations weights --tasks fashion_mnist
 python -m examples.paper.ablations attributes --tasks mnist quickdraw
 python -m examples.paper.ablations autoencoder --tasks quickdraw
 python -m examples.paper.ablations choices --tasks mnist fashion_mnist quickdraw --validation
+python -m examples.paper.ablations weights --tasks quickdraw --modes post-hoc
 
-Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each.
+Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each, unless --modes leaves it out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.paper.cells import cell, fits_of, paper_arguments, quick, table_name
+from examples.paper.fidelity import MODES
 from examples.paper.fits import Fits
 from examples.paper.tasks import Task
 from examples.results import circumstances, figures, text, write
@@ -108,12 +110,13 @@ TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
 def main(argv: list[str] | None = None) -> None:
     parser = paper_arguments(__doc__.splitlines()[0], ["fashion_mnist"])
     parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     options = parser.parse_args(argv)
     started, (title, variants) = time.time(), TABLES[options.table]
     folder, found = options.results / options.table, {}
     for key in options.tasks:
         fits = fits_of(options, key)
-        found[key] = {variant.label: row(options, fits, variant) for variant in variants(fits.task)}
+        found[key] = {variant.label: row(options, fits, variant) for variant in variants(fits.task) if variant.mode in options.modes}
         if options.table == "weights":
             draw_curves(folder / f"conciseness-{fits.key}.png", found[key])
     minutes = round(sum(run["minutes"] for runs in found.values() for run in runs.values()))
