@@ -203,7 +203,7 @@ def _validation(
         found = iter(()) if part.empty else preparation.passes(part.data)
         return (reads(batch)._replace(target=batch.target[:0]) for batch in found)  # judging redraws nothing
 
-    found = held(passes(), is_one_shot(request.validation))
+    found = held(passes(), at_any_price=is_one_shot(request.validation))
     if not any(gather(found is None or len(found))):
         raise EmptyDataError("the validation data holds no images")
     return FreshPasses(passes) if found is None else found

@@ -91,7 +91,7 @@ def within(passes: Iterable[LearningBatch], image_bytes: int, room: float) -> Ge
         yield batch
 
 
-def held(passes: Iterable[LearningBatch], at_any_price: bool) -> list[LearningBatch] | None:
+def held(passes: Iterable[LearningBatch], *, at_any_price: bool) -> list[LearningBatch] | None:
     """All of ``passes`` in the machine's memory; ``None``, and a warning, where they would fill too much of it."""
     found, room = list[LearningBatch](), MEMORY_SHARE * free_memory() / local_size()
     for batch in passes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from .guidance import CLASSIFIER, SHAPES, PixelPath, Step, trace
@@ -67,9 +68,7 @@ def no_rescale_rule(request: Request, path: PixelPath) -> str:
 def _windows_overlap(module: nn.Module | None) -> bool:
     if not isinstance(module, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d):
         return False
-    dimensions = {nn.MaxPool1d: 1, nn.MaxPool2d: 2}.get(type(module), 3)
-    sizes, strides = ((value,) * dimensions if isinstance(value, int) else value for value in (module.kernel_size, module.stride))
-    return any(stride < size for size, stride in zip(sizes, strides, strict=True))
+    return bool(np.less(module.stride, module.kernel_size).any())  # each is a number, or one a dimension
 
 
 def lrp_types() -> frozenset[type]:
