@@ -114,9 +114,10 @@ def compare_accuracy(fitted: FittedInterpreter, reference: nn.Module, data: Data
 
     Raises:
         MissingLabelsError: images without labels. DataError.
-        ConfigurationError: ``reference`` is f itself, or gives another number of classes.
+        ConfigurationError: ``reference`` is f itself, or gives another number of classes; f is a multi-label classifier.
         ClassifierOutputError: its logits, or f's, are not finite.
     """
+    fitted.require_one_label("accuracy")
     counts: Counter[str] = Counter()
     with rival(reference, fitted, "reference", "a copy made before it learnt, or a network trained without an interpreter") as logits:
         for batch in fitted.read(data, labels="targets"):

@@ -74,6 +74,7 @@ def _predicted(fitted: FittedInterpreter, batch: ReadBatch) -> Members:
 
 
 def _labelled(fitted: FittedInterpreter, batch: ReadBatch) -> Members:
+    fitted.require_one_label("a true class")
     if batch.labels is None:
         raise MissingLabelsError("exemplars by true class need labels, and this data has none; by='interpreter' takes g's predictions")
     return one_hot(batch.labels, fitted.view.num_classes).bool()

@@ -103,7 +103,14 @@ def test_every_result_says_that_the_outputs_are_probabilities_already(count: int
 
 def test_measures_of_one_class_an_image_refuse_sets_of_labels() -> None:
     several = small.fitted(outputs(4), output_kind="multilabel")
-    for ask in (several.confusion, several.shuffling, lambda data: several.disagreement(data, data)):
+    asked = (
+        several.confusion,
+        several.shuffling,
+        lambda data: several.disagreement(data, data),
+        lambda data: several.accuracy_account(outputs(4), [(data, torch.zeros(len(data)).long())]),
+        lambda data: several.exemplars(data, [(0, 0)], by="label"),
+    )
+    for ask in asked:
         with pytest.raises(ConfigurationError, match="of a multi-label classifier it is not defined"):
             ask(PIXELS)
     baselines = several.baselines(PIXELS, PIXELS)

@@ -9,6 +9,7 @@ import oracles
 import pytest
 import small
 import torch
+from all_scores import SCORES
 from hypothesis import given
 from hypothesis import strategies as st
 from models import FAMILIES, left_alone
@@ -20,7 +21,6 @@ from flint_posthoc.interpretation.attribution import attribute_pixels, sanity
 from flint_posthoc.interpretation.attribution.methods import METHODS
 from flint_posthoc.interpretation.attribution.randomization import randomized
 from flint_posthoc.interpretation.attribution.sanity import RANK_LIMIT, SanityCheck, check_sanity, compare_with
-from flint_posthoc.interpretation.attribution.scores import SCORES
 from flint_posthoc.interpretation.attribution.similarity import rank_correlation, ssim, strength
 from flint_posthoc.interpreter.fitted import FittedInterpreter
 
@@ -351,3 +351,10 @@ def test_images_without_a_map_are_left_out_of_the_means() -> None:
     before, after = torch.rand(3, 8, 8), torch.rand(3, 8, 8)
     with_empty = torch.cat([before, torch.zeros(2, 8, 8)]), torch.cat([after, torch.rand(2, 8, 8)])
     assert sanity.compared("", *with_empty) == pytest.approx(sanity.compared("", before, after))
+
+
+def test_of_one_image_there_is_no_other(explain: FlintExplainer) -> None:
+    alone = check_sanity(explain.fitted, small.images(1), methods=["gradient"], stages=1)
+    assert alone.background == {}
+    assert str(alone).splitlines()[-2].endswith("-  passes") or str(alone).splitlines()[-2].endswith("-  FAILS")
+    assert alone.to_dict()["methods"]["gradient"]["other_image"] is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ class SanityCheck:
         numbers = [f"{number}{'*' * (number - 1 in self.decisive)}" for number in range(1, len(first) + 1)]
         lines.append(" " * 24 + "".join(f"{column:>14}" for column in [*numbers, "other image"]))
         for method, scores in self.scores.items():
-            cells = "".join(f"{score.rank_correlation:6.2f} ({score.ssim:5.2f})" for score in [*scores, self.background[method]])
+            cells = "".join(map(_cell, [*scores, self.background.get(method)]))
             lines.append(f"{method:24}{cells}  {'passes' if self.passes(method) else 'FAILS'}")
         lines += [f"{method:24}not checked: {reason}" for method, reason in self.refused.items()]
         return "\n".join([*lines, f"passes: rank correlation at most {RANK_LIMIT} at the stages with *"])
@@ -91,7 +91,7 @@ class SanityCheck:
             method: {
                 "passes": self.passes(method),
                 "stages": [score._asdict() for score in scores],
-                "other_image": self.background[method]._asdict(),
+                "other_image": self.background[method]._asdict() if method in self.background else None,
             }
             for method, scores in self.scores.items()
         }
@@ -152,7 +152,7 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
             after = _maps(replace(request, fitted=other), method, pixels, target.columns)
             scores[method].append(compared(f"{stage.name} randomised", before[method], after))
     decisive = tuple(index for index, ends in enumerate(whole) if ends)[-2:]
-    background = {method: compared("another image", before[method], before[method].roll(1, dims=0)) for method in held}
+    background = _background(before, held)
     named = {method: reason for method, reason in refused.items() if reason}
     return SanityCheck({method: tuple(found) for method, found in scores.items()}, decisive, background, target.kind, len(pixels), named)
 
@@ -189,7 +189,7 @@ def compare_with(
     most = min(candidates, other.interpreter.num_attributes)
     rivals = other.read_together(pixels).attributes.topk(most, dim=1).indices.T
     scores: dict[str, tuple[SanityScore, ...]] = {}
-    refused, background = {}, {}
+    refused, background = dict[str, str](), dict[str, SanityScore]()
     for method in map(checked_name, methods or METHODS):
         sides = [Request(side, classes.score, settings) for side in (fitted, other)]
         refused[method] = next(filter(None, (refusals(side, pixels, [method])[method] for side in sides)), "")
@@ -197,7 +197,7 @@ def compare_with(
             logits = compared("class logits of g in the other fit", *(_maps(side, method, pixels, classes.columns) for side in sides))
             ours = _maps(Request(fitted, preactivation_scores, settings), method, pixels, first.columns)
             theirs = [_maps(Request(other, preactivation_scores, settings), method, pixels, columns) for columns in rivals]
-            background[method] = compared("another image", ours, ours.roll(1, dims=0))
+            background |= _background({method: ours}, [method])
             scores[method] = (logits, _best(f"best of {most} attributes of the other fit", ours, theirs))
     named = {method: reason for method, reason in refused.items() if reason}
     return SanityCheck(scores, (0, 1), background, "classes and attributes of two fits", len(pixels), named)
@@ -210,6 +210,11 @@ def _best(stage: str, ours: Heat, theirs: Iterable[Heat]) -> SanityScore:
     return SanityScore(stage, *map(float, alike))
 
 
+def _background(maps: Mapping[str, Heat], methods: Iterable[str]) -> dict[str, SanityScore]:
+    """What maps of different images have in common; of one image nothing can be said."""
+    return {method: compared("another image", maps[method], maps[method].roll(1, dims=0)) for method in methods if len(maps[method]) > 1}
+
+
 def compared(stage: str, before: Heat, after: Heat) -> SanityScore:
     """Both similarities, as means over images; those whose map before is all zero tell nothing and are left out."""
     shown = before.flatten(1).any(dim=1)
@@ -220,6 +225,10 @@ def compared(stage: str, before: Heat, after: Heat) -> SanityScore:
 def strongest(fitted: FittedInterpreter, pixels: Images) -> Tensor:
     """Each image's attribute of largest activation (B,)."""
     return torch.cat([batch.attributes.argmax(dim=1) for batch in fitted.read(pixels.split(64))])
+
+
+def _cell(score: SanityScore | None) -> str:
+    return f"{'-':>14}" if score is None else f"{score.rank_correlation:6.2f} ({score.ssim:5.2f})"
 
 
 def _always_alive(score: Score) -> Score:
