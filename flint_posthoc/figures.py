@@ -11,7 +11,7 @@ import html
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -168,21 +168,28 @@ def picture_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], ro
     return figure
 
 
-def maximization_rows(starts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
-    """The image that each picture started from above the picture, at most eight columns side by side."""
+def under_images(
+    images: Sequence[np.ndarray],
+    below: Sequence[np.ndarray],
+    titles: Sequence[str],
+    show: Callable[..., None] | None = None,
+    *,
+    heading: str,
+) -> Figure:
+    """Titled images, each with what belongs to it below, as ``show`` draws it; at most eight columns side by side."""
     columns = min(8, max(1, len(titles)))
     blocks = math.ceil(len(titles) / columns)
     figure = new_figure(1.35 * columns + 0.3, 3.0 * blocks + 0.5)
     grid = figure.subplots(2 * blocks, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    for number, (start, picture, title) in enumerate(zip(starts, pictures, titles, strict=True)):
+    for number, (image, other, title) in enumerate(zip(images, below, titles, strict=True)):
         block, column = divmod(number, columns)
-        show_image(grid[2 * block, column], start, title)
-        show_image(grid[2 * block + 1, column], picture)
+        show_image(grid[2 * block, column], image, title)
+        (show or show_image)(grid[2 * block + 1, column], other)
     for axes in grid.ravel():
         axes.title.set_fontsize(6)
-    figure.suptitle("An image, and what its attribute wants to see more of (AM+PI)", fontsize=10)
+    figure.suptitle(heading, fontsize=10)
     return figure
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,13 @@ def test_documents_call_only_what_there_is() -> None:
     called = {name for path in documents for name in re.findall(r"\bexplain\.(\w+)", path.read_text(encoding="utf-8"))}
     assert len(called) > 20
     assert called - set(dir(FlintExplainer)) - {"joint", "model", "py"} == set()
+
+
+def test_the_measures_of_trust_give_what_their_page_promises() -> None:
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    measures = set(re.findall(r"`explain\.(\w+)\(", page.split("## Beyond fidelity")[1].split("\n\n")[2]))
+    assert len(measures) > 7
+    results = {name: typing.get_type_hints(getattr(FlintExplainer, name))["return"] for name in measures}
+    assert {name for name, result in results.items() if not hasattr(result, "to_dict")} == set()
+    assert {name for name, result in results.items() if not hasattr(result, "plot")} == {"sanity_check", "compare_layers"}
+    assert {name for name, result in results.items() if "__str__" not in vars(result)} == set()

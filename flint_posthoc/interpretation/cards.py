@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +74,8 @@ class PairCard:
     @property
     def title(self) -> str:
         """The pair in words."""
-        return f"φ{self.pair.attribute} in {self.class_name!r}, relevance {self.pair.relevance:+.2f}"
+        known = "" if math.isnan(self.pair.relevance) else f", relevance {self.pair.relevance:+.2f}"
+        return f"φ{self.pair.attribute} in {self.class_name!r}{known}"
 
     @property
     def picture_note(self) -> str:
@@ -82,6 +84,11 @@ class PairCard:
             return "not drawn"
         rise = f"φ{self.pair.attribute} {self.picture.initial_activation:.2f} → {self.picture.final_activation:.2f}"
         return rise if self.picture.rose else f"{rise}: did not rise"
+
+    def __str__(self) -> str:
+        strongest = ", ".join(f"image {exemplar.position} ({exemplar.activation:.2f})" for exemplar in self.exemplars) or "no image"
+        maps = "no maps" if self.attribution is None else f"maps by {self.attribution.method}"
+        return f"{self.title}: strongest in {strongest}; AM+PI {self.picture_note}; {maps}"
 
     def plot(self) -> Figure:
         """Exemplars and their maps, the drawn picture, and the decoder's contrast."""
@@ -138,7 +145,7 @@ def _drawn(
 ) -> list[PairCard]:
     """With pictures and maps, as many as there is time for; a batch that would end after the deadline is not begun."""
     drawn, seconds_each = list(cards), 0.0
-    order = sorted((index for index, card in enumerate(cards) if card.exemplars), key=lambda index: -abs(cards[index].pair.relevance))
+    order = sorted((index for index, card in enumerate(cards) if card.exemplars), key=lambda index: _rank(cards[index].pair))
     while order:
         size = maximization.batch_size if seconds_each else max(1, maximization.batch_size // 4)  # the first ones tell how long they take
         chosen, order = order[:size], order[size:]
@@ -151,6 +158,11 @@ def _drawn(
         seconds_each = max(seconds_each, (time.monotonic() - started) / len(chosen))
         progress(len(chosen))
     return drawn
+
+
+def _rank(pair: ClassAttributePair) -> float:
+    """Strongest first, pairs of unknown relevance last."""
+    return math.inf if math.isnan(pair.relevance) else -abs(pair.relevance)
 
 
 def _maps(fitted: FittedInterpreter, card: PairCard, settings: AttributionSettings) -> AttributionMap:

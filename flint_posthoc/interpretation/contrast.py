@@ -34,6 +34,12 @@ class Contrast:
         """What the attribute adds: ``whole`` - ``without``, signed."""
         return self.whole - self.without
 
+    def __str__(self) -> str:
+        changes = self.difference.abs().flatten(1).amax(dim=1).tolist()
+        rows = zip(self.attributes.tolist(), self.activation.tolist(), changes, strict=True)
+        lines = [f"φ{attribute} at {activation:.2f} changes a pixel by up to {change:.2f}" for attribute, activation, change in rows]
+        return "\n".join([f"Contrast of {len(lines)} images: what the decoder draws because of an attribute", *lines])
+
     def plot(self) -> Figure:
         """One row an image: x, d(Φ(x)), the same without the attribute, and the difference."""
         pictures = (self.image, self.whole, self.without, self.difference)
@@ -55,6 +61,6 @@ def contrast(fitted: FittedInterpreter, images: Tensor, attributes: int | Sequen
     batch = fitted.read_together(images)
     chosen = attribute_of_each(attributes, len(batch.images), fitted.interpreter.num_attributes).to(batch.attributes.device)
     silenced = batch.attributes.scatter(1, chosen[:, None], 0.0)
-    whole, without = (fitted.normalization.denormalize(fitted.interpreter.decoder(phi)) for phi in (batch.attributes, silenced))
+    whole, without = map(fitted.redrawn, (batch.attributes, silenced))
     activation = batch.attributes.gather(1, chosen[:, None])[:, 0]
     return Contrast(chosen, activation, fitted.normalization.denormalize(batch.images), whole, without)

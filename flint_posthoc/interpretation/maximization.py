@@ -16,7 +16,7 @@ from ..arrays import Attributes, Images, PerImage, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import model_dtype
 from ..errors import ConfigurationError
-from ..figures import Figure, as_arrays, maximization_rows
+from ..figures import Figure, as_arrays, under_images
 from ..interpreter.fitted import FittedInterpreter
 from ..memory import Halving
 from ..precision import autocast, lowered
@@ -95,7 +95,8 @@ class Maximization:
     def plot(self) -> Figure:
         """x₀ above the picture drawn from it, a column each."""
         titles = [self.title(index) for index in range(len(self))]
-        return maximization_rows(as_arrays(self.start), as_arrays(self.pixels), titles)
+        heading = "An image, and what its attribute wants to see more of (AM+PI)"
+        return under_images(as_arrays(self.start), as_arrays(self.pixels), titles, heading=heading)
 
     def __str__(self) -> str:
         lines = [f"Maximization of {len(self)} pictures: {int(self.rose.sum())} rose above the image they started from"]

@@ -12,6 +12,7 @@ import pytest
 import small
 import torch
 import torch.nn.functional as F
+from all_scores import SCORES
 from models import CLASSES, FAMILIES, ModuleCNN, SmallCNN, left_alone
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from flint_posthoc.interpretation.attribution import pixels as attribution
 from flint_posthoc.interpretation.attribution.methods import METHODS
 from flint_posthoc.interpretation.attribution.pixels import AUTO, Attribution, attribute_pixels
 from flint_posthoc.interpretation.attribution.sanity import SanityCheck, SanityScore, check_sanity
-from flint_posthoc.interpretation.attribution.scores import SCORES, open_scores
+from flint_posthoc.interpretation.attribution.scores import open_scores
 from flint_posthoc.interpretation.attribution.settings import AttributionSettings, baseline_image
 from flint_posthoc.interpreter.fitted import FittedInterpreter
 
@@ -494,3 +495,12 @@ def test_auto_checks_once_a_fit_and_for_itself(explain: FlintExplainer, pixels: 
     again = automatic(fitted, pixels)
     assert again.reason == first.reason
     assert torch.equal(again.values, first.values)
+    with pytest.raises(TypeError):  # other settings are another question
+        attribute_pixels(fitted, pixels, attribute=1, settings=dataclasses.replace(QUICK, steps=QUICK.steps + 1))
+
+
+def test_a_figure_has_each_image_above_its_map(fitted: FittedInterpreter, pixels: Tensor) -> None:
+    found = attribute_pixels(fitted, pixels, attribute=1, method="gradient", settings=QUICK)
+    assert torch.equal(found.pixels, fitted.normalization.denormalize(pixels))
+    shown = [axes for axes in found.plot().axes if axes.images]
+    assert len(shown) == 2 * len(pixels)

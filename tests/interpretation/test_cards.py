@@ -78,6 +78,18 @@ def test_a_pair_without_images_is_a_card_without_pictures(explain) -> None:
     assert len(card.plot().axes) == 8
 
 
+def test_pairs_of_unknown_relevance_do_not_speak_of_it_and_come_last(explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [(j, c) for j in range(3) for c in range(small.CLASSES)]
+    seen = [pair for pair, found in zip(every, explain.exemplars(small.images(60), every).found, strict=True) if found][:3]
+    drawn, real = [], cards_module.maximize
+    monkeypatch.setattr(cards_module, "maximize", lambda *given, **settings: drawn.extend(given[2]) or real(*given, **settings))
+    cards = draw_cards(explain.fitted, small.images(60), [seen[0], ClassAttributePair(*seen[1], 0.2), seen[2]], maximization=QUICK)
+    assert drawn[0] == seen[1][0]
+    assert cards[0].title == f"φ{seen[0][0]} in {cards[0].class_name!r}"
+    assert str(cards[1]).startswith(f"{cards[1].title}: strongest in image ")
+    assert "relevance +0.20" in cards[1].title
+
+
 def test_pairs_that_do_not_exist(explain) -> None:
     with pytest.raises(ConfigurationError, match="no pair of attribute 9"):
         draw_cards(explain.fitted, small.images(4), [(9, 0)])

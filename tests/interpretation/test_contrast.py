@@ -50,3 +50,9 @@ def test_attributes_that_do_not_exist(explain) -> None:
 
 def test_figure(explain, without_pyplot) -> None:
     assert len(contrast(explain.fitted, small.images(2), 1).plot().axes) == 8
+
+
+def test_text_says_how_much_a_pixel_changes(explain) -> None:
+    found = contrast(explain.fitted, small.images(2), 1)
+    largest = float(found.difference[0].abs().max())
+    assert f"φ1 at {float(found.activation[0]):.2f} changes a pixel by up to {largest:.2f}" in str(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...arrays import Images, PerImageFlag
 from ...errors import AttributionError
+from ...figures import Figure, as_arrays, show_heat, under_images
 from ...interpreter.fitted import FittedInterpreter
 from ...interpreter.interpreter import Interpreter
 from .guidance import PixelPath
@@ -34,6 +35,7 @@ class Attribution:
 
     Attributes:
         values: (B, channels, H, W), signed; methods that look at a layer's maps give one channel.
+        pixels: the images, (B, channels, H, W) in [0, 1], for pictures.
         method: the one taken.  requested: "auto" or a name.  reason: why this one, and what to know of it.
         exact: whether the method's own definition holds on this network; where it does not, ``reason`` names the place.
         empty: (B,), the attribute does not fire on this image, so that there is nothing to attribute: the map is zero.
@@ -42,6 +44,7 @@ class Attribution:
     """
 
     values: Tensor
+    pixels: Images
     method: str
     requested: str
     reason: str
@@ -58,6 +61,11 @@ class Attribution:
         heat = self.values.sum(dim=1)
         peak = heat.abs().amax(dim=(1, 2), keepdim=True)
         return heat / torch.where(peak > 0, peak, 1)
+
+    def plot(self) -> Figure:
+        """Each image above its map: blue speaks for the target, red against it."""
+        heading = f"Where it is seen ({self.method})"
+        return under_images(as_arrays(self.pixels), as_arrays(self.heat()), self.target, show_heat, heading=heading)
 
     def __str__(self) -> str:
         silent = f", {int(self.empty.sum())} of them empty: the attribute does not fire" if bool(self.empty.any()) else ""
@@ -124,7 +132,8 @@ def attribute_pixels(
     maps = torch.where(empty.view(-1, 1, 1, 1), 0, maps)
     inexact = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
     reason = "; ".join(filter(None, (choice.reason, inexact, _flat(maps, empty))))
-    return Attribution(maps, choice.method, method, reason, not inexact, empty, target.words, choice.sanity)
+    shown = fitted.normalization.denormalize(pixels.detach())
+    return Attribution(maps, shown, choice.method, method, reason, not inexact, empty, target.words, choice.sanity)
 
 
 def _flat(maps: Tensor, empty: PerImageFlag) -> str:
@@ -171,12 +180,14 @@ def _automatic(request: Request, path: PixelPath, pixels: Images, target: Target
     if sanity is not None:
         return _first_passing(request, path, sanity)
     known = _CHOICES.setdefault(request.fitted.interpreter, {})
-    if request.score not in known:
-        known[request.score] = choose_method(request.fitted, pixels, target, settings=request.settings)
-    return known[request.score]
+    asked = (request.score, request.settings)
+    if asked not in known:
+        known[asked] = choose_method(request.fitted, pixels, target, settings=request.settings)
+    return known[asked]
 
 
-_CHOICES: WeakKeyDictionary[Interpreter, dict[Score, Choice]] = WeakKeyDictionary()  # of ``auto``, as long as the fit lives
+Asked: TypeAlias = tuple[Score, AttributionSettings]
+_CHOICES: WeakKeyDictionary[Interpreter, dict[Asked, Choice]] = WeakKeyDictionary()  # of ``auto``, as long as the fit lives
 
 
 def choose_method(fitted: FittedInterpreter, images: Images, target: Target, *, settings: AttributionSettings = DEFAULTS) -> Choice:
