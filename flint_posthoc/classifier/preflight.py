@@ -57,11 +57,6 @@ class PreflightRecord:
     def layouts(self) -> tuple[TapLayout, ...]:
         return tuple(tap.layout for tap in self.taps)
 
-    @property
-    def relu_modules(self) -> int:
-        """Calls of ``nn.ReLU`` modules on the way: what guided backpropagation can guide."""
-        return self.activation_modules.get("ReLU", 0)
-
     def memory(self, batch_size: int) -> int:
         """Estimated bytes for one pass of f over ``batch_size`` images, taps included."""
         per_image = self.working_bytes_per_image + sum(tap.bytes_per_image for tap in self.taps)

@@ -54,7 +54,7 @@ def test_layouts(build, layer, form, prefix, maps):
 def test_activations_up_to_the_deepest_tap_are_counted():
     images = torch.randn(2, 3, 32, 32)
     functional = preflight(SmallCNN(), ["conv1", "fc2"], images)
-    assert (functional.relu_modules, functional.functional_activations) == (0, 3)
+    assert (functional.activation_modules, functional.functional_activations) == ({}, 3)
     assert preflight(SmallCNN(), ["conv1", "conv2"], images).functional_activations == 1
     modules = preflight(ModuleCNN(), ["late"], images)
     assert (modules.activation_modules, modules.functional_activations) == ({"ReLU": 3}, 0)

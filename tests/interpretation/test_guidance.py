@@ -12,6 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision.models as zoo
+from all_scores import SCORES
 from models import CLASSES, FAMILIES, ModuleCNN, SmallCNN, left_alone, mobile, swin, vit
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import AttributionError
 from flint_posthoc.interpretation.attribution import Attribution, attribute_pixels
 from flint_posthoc.interpretation.attribution.guidance import PixelPath, trace
-from flint_posthoc.interpretation.attribution.scores import SCORES, copied, open_scores
+from flint_posthoc.interpretation.attribution.scores import copied, open_scores
 from flint_posthoc.interpreter.attributes import AttributeNetworkConfig
 from flint_posthoc.interpreter.fitted import FittedInterpreter
 from flint_posthoc.learning.presets import FlintConfig

@@ -69,14 +69,6 @@ def classifier_scores(network: PixelScores, images: Images) -> Tensor:
     return network.run(images).logits
 
 
-SCORES: dict[str, Score] = {
-    "attributes": attribute_scores,
-    "preactivations": preactivation_scores,
-    "interpreter": interpreter_scores,
-    "classifier": classifier_scores,
-}
-
-
 @contextmanager
 def open_scores(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
     """A ``PixelScores`` with gradients to the pixels and to nothing else; f, Ψ and the process are left as they were found."""
