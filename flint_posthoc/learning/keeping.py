@@ -151,7 +151,21 @@ CACHES: dict[str, Callable[[Reading], Kept]] = {"auto": _automatic, "memory": _m
 
 def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
     """A context in which the activations of ``reading`` are to be had as ``cache`` says."""
-    return nullcontext(cache) if isinstance(cache, ActivationCache) else CACHES[cache](reading)
+    if not isinstance(cache, ActivationCache):
+        return CACHES[cache](reading)
+    _compare_images(cache, reading.data)
+    return nullcontext(cache)
+
+
+def _compare_images(cache: ActivationCache, data: Data) -> None:
+    """A fit learns from all that a cache holds, whatever data it was given: refused where these are more images, for fear of test data."""
+    images = None if is_stream(data) else num_images(data)
+    if images is None or images == len(cache):
+        return
+    told = f"the activation cache holds {len(cache):,} images, the data {images:,}"
+    if images < len(cache):
+        raise ConfigurationError(f"{told}: a fit learns from all that the cache holds; take a part of it (cache.part) or one of this data")
+    warnings.warn(f"{told}; what is learnt from are those of the cache", FlintWarning, stacklevel=2)
 
 
 def _warned_of_augmentation(reading: Reading) -> bool:

@@ -324,6 +324,17 @@ def test_a_cache_of_other_classes_of_the_same_number_is_refused() -> None:
         small.explainer(model, classes=[2, 3]).fit(small.images(), cache=cache, progress=False)
 
 
+def test_a_cache_of_more_images_than_the_data_is_refused_and_of_fewer_said() -> None:
+    """The rest may be what the fit is judged on."""
+    explain, pixels = small.explainer(), small.images()
+    cache = explain.cache(pixels, progress=False)
+    with pytest.raises(ConfigurationError, match="the activation cache holds 48 images, the data 40: a fit learns from all"):
+        explain.fit(pixels[:40], cache=cache, progress=False)
+    explain.fit(pixels[:40], cache=cache.part(torch.arange(40)), progress=False)
+    with pytest.warns(FlintWarning, match="the activation cache holds 40 images, the data 48; what is learnt from"):
+        explain.fit(pixels, cache=cache.part(torch.arange(40)), progress=False)
+
+
 def test_a_misspelt_cache_is_told_what_there_is() -> None:
     with pytest.raises(ConfigurationError, match=r"cache must be one of \['auto', 'disk', 'memory', 'off'\]"):
         small.explainer().fit(small.images(), cache="memry", progress=False)
