@@ -29,6 +29,7 @@ from .sources.pictures import ImageForm, ReadablePictures, open_data, open_pictu
 from .storage import writable_folder, write_json
 
 AT_ONCE = 64  # pictures that are explained in one go
+DEFAULT_LOSS = LossWeights()
 
 
 # ---- the commands ----
@@ -88,7 +89,7 @@ def fit(
     max_steps: int | Literal["auto"] = "auto",
     checkpoint_dir: Path | None = None,
     resume: bool = False,
-    loss: LossWeights | None = None,
+    loss: LossWeights = DEFAULT_LOSS,
 ) -> None:
     """Fit an interpreter to a classifier, which stays as it is, and save it.
 
@@ -299,11 +300,10 @@ def _call(argv: Sequence[str] | None) -> Callable[[], None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: 0 where it went well, 2 after an error of ours, which is shown without a traceback."""
-    call = _call(argv)
     with warnings.catch_warnings():
         warnings.showwarning = _say
         try:
-            call()
+            _call(argv)()
         except FlintError as error:
             _say(f"error: {error}")
             return 2

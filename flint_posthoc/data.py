@@ -32,7 +32,6 @@ from torch.utils.data import (
 from .arrays import Images
 from .errors import (
     BatchFormatError,
-    DataError,
     EmptyDataError,
     FlintWarning,
     ImageShapeError,
@@ -40,7 +39,7 @@ from .errors import (
     MissingLabelsError,
     NonFinitePixelsError,
 )
-from .loading import ALLOWED, BATCH_SIZE, collate, is_map_style, iterable, loading, parts_of, readable
+from .loading import ALLOWED, collate, is_map_style, iterable, loading, parts_of, readable
 from .loading import Data as Data
 
 AUGMENTATION_SAMPLES = 8
@@ -99,21 +98,6 @@ def batches(
 def class_of(labels: Tensor) -> Tensor:
     """The class (b,) that each image counts under: the label, or of a soft one the largest share."""
     return labels if labels.dim() == 1 else labels.argmax(dim=1)
-
-
-def first_images(data: Data, limit: int = BATCH_SIZE) -> Images:
-    """At most ``limit`` images of the first batch, on the CPU.
-
-    The global random state stays as it is, so that a shuffling loader starts with the same batch again.
-    Raises ``DataError`` for a one-shot iterator, whose first batch would be lost, and whatever ``batches`` raises.
-    """
-    if is_one_shot(data):
-        seen = type(data).__name__
-        raise DataError(
-            f"the data is a one-shot iterator ({seen}) whose first batch would be used up; pass something that can be read again"
-        )
-    with preserved_random_state():
-        return next(batches(data, device="cpu", labels="ignored")).images[:limit]
 
 
 def look_at(data: Data, image_shape: ImageShape, num_classes: int, labels: Labels = "optional") -> None:
@@ -242,7 +226,10 @@ def _describe(item: Any) -> str:
 def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> Tensor:
     shape = tuple(images.shape)
     if images.dim() != 4:
-        hint = "; signals (B, C, L) go as (B, C, 1, L), with a module around the classifier that takes the axis out" * (images.dim() == 3)
+        hint = (
+            "; one image goes as image[None], signals (B, C, L) as (B, C, 1, L) with a module around the classifier that takes the axis out"
+            * (images.dim() == 3)
+        )
         raise ImageShapeError(f"{place}: images have shape {shape}, of rank {images.dim()}; expected rank 4, (B, C, H, W){hint}")
     if expected is not None and shape[1:] != tuple(expected):
         what = "channels" if shape[1] != expected[0] else "pixels"

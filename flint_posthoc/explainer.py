@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from .arrays import Images
 from .artifact import SavedExplainer, load, load_trained_classifier, local_folder, save, upload
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
-from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, synthetic_images
+from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, range_notes, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
 from .data import Data, FirstPass, is_one_shot, look_at, num_images, preserved_random_state, seed_global_states
 from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
@@ -73,9 +74,9 @@ class FlintExplainer(Explanations):
         model: nn.Module,
         *,
         layers: Sequence[str] | None = None,
-        num_attributes: int | None = None,
-        class_names: Sequence[str] | None = None,
-        classes: Sequence[int] | None = None,
+        num_attributes: SupportsIndex | None = None,
+        class_names: Iterable[str] | None = None,
+        classes: Iterable[SupportsIndex] | None = None,
         normalization: Normalization | None = None,
         input_size: tuple[int, int, int] | None = None,
         device: torch.device | str | None = None,
@@ -86,16 +87,17 @@ class FlintExplainer(Explanations):
     ) -> None:
         self.model = unwrap(model)
         self.device = check_device(self.model)
-        if num_attributes is not None and num_attributes < 1:
+        self.num_attributes = None if num_attributes is None else operator.index(num_attributes)
+        if self.num_attributes is not None and self.num_attributes < 1:
             raise ConfigurationError(f"num_attributes must be at least 1, got {num_attributes}")
         self.adapter = adapter or find_adapter(self.model)
-        self.num_attributes, self.joint, self.config = num_attributes, joint, config or FlintConfig()
+        self.joint, self.config = joint, config or FlintConfig()
         self._request = ClassifierRequest(
             self.model,
             self.adapter,
             None if layers is None else resolve_layers(self.model, layers),
-            None if classes is None else tuple(classes),
-            None if class_names is None else tuple(class_names),
+            None if classes is None else tuple(map(operator.index, classes)),
+            None if class_names is None else tuple(map(str, class_names)),
             normalization,
             output_kind,
         )
@@ -169,6 +171,7 @@ class FlintExplainer(Explanations):
         try:
             self.model.to(device)
         except (RuntimeError, AssertionError) as error:
+            self.model.to(self.device)  # it may have got half-way
             raise DevicePlacementError(f"cannot move the classifier to {device!r}: {error}") from error
         self.device = check_device(self.model)
         if self._saved is not None:
@@ -220,12 +223,13 @@ class FlintExplainer(Explanations):
         settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
-        with together(), _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode():
+        with together(), _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode(self.device):
             seed_global_states(settings.seed)  # of a shuffling loader too
             first_pass, shown = FirstPass(own_part(data).needed()), progress and is_main()
             start = None if self._saved is None else self.interpreter
             request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
-            prepared = self._prepare(from_main(lambda: first_pass.images))
+            first_images = from_main(lambda: first_pass.images)
+            prepared = self._prepare(first_images)
             if self.joint:
                 if not prepared.view.kind.one_label:
                     raise ConfigurationError("joint=True needs one class an image; a multi-label classifier is explained post-hoc")
@@ -242,7 +246,7 @@ class FlintExplainer(Explanations):
             prepared.normalization,
             prepared.class_names,
             result.survey.class_means.to(self.device),
-            (*prepared.notes, JOINT_NOTE) if self.joint else prepared.notes,
+            (*prepared.notes, *range_notes(self._request, prepared.normalization, first_images), *((JOINT_NOTE,) if self.joint else ())),
             self.joint,
         )
         self._saved = SavedExplainer(fitted, result.history, self.config)
@@ -265,7 +269,7 @@ class FlintExplainer(Explanations):
             DataError: empty or malformed data.  DiskSpaceError: not enough room.
             ArtifactError: ``folder`` cannot be written, or holds a whole cache.  ConfigurationError: an unknown precision.
         """
-        with together(), _SHORT_OF_MEMORY(), no_trace(self.model), learning_mode():
+        with together(), _SHORT_OF_MEMORY(), no_trace(self.model), learning_mode(self.device):
             first_pass = FirstPass(own_part(data).needed())
             prepared = self._prepare(from_main(lambda: first_pass.images))
             as_run = "float32" if precision == "float32" else "auto"
@@ -361,20 +365,21 @@ class FlintExplainer(Explanations):
                 load_trained_classifier(path, module)
             with no_trace(module):
                 saved = load(path, module, adapter, check_device(module), insist=allow_other_classifier)
-        fitted = saved.fitted
-        explainer = cls(
-            module,
-            layers=fitted.view.layers,
-            num_attributes=fitted.interpreter.num_attributes,
-            class_names=fitted.class_names,
-            classes=fitted.view.class_ids,
-            normalization=None if fitted.normalization.estimated else fitted.normalization,
-            adapter=adapter,
-            config=saved.config,
-            output_kind=fitted.view.kind.name,
-        )
-        explainer._saved = saved
-        return explainer if device is None else explainer.to(device)
+            fitted = saved.fitted
+            explainer = cls(
+                module,
+                layers=fitted.view.layers,
+                num_attributes=fitted.interpreter.num_attributes,
+                class_names=fitted.class_names,
+                classes=fitted.view.class_ids,
+                normalization=None if fitted.normalization.estimated else fitted.normalization,
+                input_size=fitted.image_shape,
+                adapter=adapter,
+                config=saved.config,
+                output_kind=fitted.view.kind.name,
+            )
+            explainer._saved = saved
+            return explainer if device is None else explainer.to(device)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""

@@ -151,8 +151,7 @@ class Explanations:
     def reconstruct(self, images: Tensor) -> Images:
         """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at the decoder's resolution."""
         fitted = self.fitted
-        attributes = fitted.read_together(images).attributes
-        return fitted.normalization.denormalize(fitted.interpreter.decoder(attributes))
+        return fitted.redrawn(fitted.read_together(images).attributes)
 
     # ---- how far to trust it? ----
 

@@ -193,6 +193,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "batch size": (["fit", *MODEL, *READING, "--data", "digits", "--batch-size", "0"], "batch_size must be at least 1"),
     "J": (["fit", *MODEL, *READING, "--data", "digits", "--num-attributes", "0"], "num_attributes must be at least 1"),
     "no interpreter": (["evaluate", *MODEL, "--interpreter", "nowhere/at/all", "--data", "digits"], "does not exist"),
+    "loss": (["fit", *MODEL, "--data", "digits", "--loss.beta", "-1"], "loss weights must be numbers of at least 0"),
     "device": (["layers", *MODEL, *READING, "--device", "toaster"], "toaster"),
 }
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, Subset, TensorDataset
 
-from flint_posthoc.data import Batch, FirstPass, augments, batches, first_images, is_one_shot, num_images, preserved_random_state, shuffles
+from flint_posthoc.data import Batch, FirstPass, augments, batches, is_one_shot, num_images, preserved_random_state, shuffles
 from flint_posthoc.errors import (
     BatchFormatError,
-    DataError,
     EmptyDataError,
     FlintWarning,
     ImageShapeError,
@@ -168,7 +167,7 @@ def test_what_is_no_batch_of_images_is_described(data: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (IMAGES[0], r"batch 0: images have shape \(2, 3, 4\), of rank 3; expected rank 4, \(B, C, H, W\)"),
+        (IMAGES[0], r"batch 0: images have shape \(2, 3, 4\), of rank 3; expected rank 4, \(B, C, H, W\); one image goes as image\[None\]"),
         (IMAGES.flatten(1), r"batch 0: images have shape \(10, 24\), of rank 2"),
         (IMAGES[:, :1], r"batch 0: images have shape \(10, 1, 3, 4\), with other channels than expected: \(B, 2, 3, 4\)"),
         (IMAGES[..., :2], r"batch 0: images have shape \(10, 2, 3, 2\), with other pixels than expected: \(B, 2, 3, 4\)"),
@@ -254,14 +253,6 @@ def test_counted_labels_may_be_shares_and_other_rows_are_left_out_with_one_warni
 def test_labels_out_of_range_are_refused(change: int, classes: int | None, message: str) -> None:
     with pytest.raises(LabelRangeError, match=message):
         collected([(IMAGES, LABELS + change)], num_classes=classes)
-
-
-def test_first_images_can_be_looked_at_and_leave_the_order_of_a_shuffling_loader() -> None:
-    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=4, shuffle=True)
-    peeked = first_images(loader, limit=3)
-    assert torch.equal(peeked, next(iter(loader))[0][:3])
-    with pytest.raises(DataError, match=r"one-shot iterator \(list_iterator\) whose first batch would be used up"):
-        first_images(iter(pairs()))
 
 
 @pytest.mark.parametrize("form", [*LABELLED])

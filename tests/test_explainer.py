@@ -3,6 +3,7 @@
 import logging
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import small
 import torch
+from flint_posthoc.adapters.torch_module import TorchModuleAdapter
 from models import left_alone
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flint_posthoc import FlintExplainer
@@ -167,6 +169,22 @@ def test_a_wrapped_classifier_is_unwrapped() -> None:
     model = small.tiny()
     explain = small.fitted(nn.DataParallel(model))
     assert explain.model is model
+
+
+def test_fits_caches_and_the_decoder_take_no_part_in_the_callers_autocast() -> None:
+    plain, inside = small.explainer(), small.explainer()
+    cache = plain.cache(small.images(), progress=False)
+    plain.fit(small.images(), cache=cache, progress=False)
+    attributes = plain(small.images()).attributes
+    with torch.autocast("cpu", torch.bfloat16):
+        inside.fit(small.images(), cache=cache, progress=False)
+        redrawn = plain.fitted.redrawn(attributes)
+        again = plain.cache(small.images(), progress=False)
+    assert small.weights(inside) == small.weights(plain)
+    assert torch.equal(redrawn, plain.fitted.redrawn(attributes))
+    rows, known = again.select(torch.arange(48)), cache.select(torch.arange(48))
+    assert torch.equal(rows.target, known.target)
+    assert torch.equal(rows.activations[1], known.activations[1])
 
 
 def test_the_callers_autocast_reaches_the_classifier_alone() -> None:
@@ -329,3 +347,73 @@ def test_every_question_is_answered_and_leaves_no_trace() -> None:
     assert all(str(answer) for answer in answers.values())
     assert answers["stability"].to_dict()
     assert answers["attribution"].method == "gradient"
+
+
+def test_numbers_and_names_of_other_kinds_can_be_saved(tmp_path: Path) -> None:
+    names = np.array(["cat", "dog"])
+    explain = small.fitted(num_attributes=np.int64(3), classes=np.array([0, 2]), class_names=names)
+    explain.save_pretrained(tmp_path / "saved")
+    again = FlintExplainer.from_pretrained(tmp_path / "saved", explain.model)
+    assert (again.fitted.class_ids, again.fitted.class_names, again.num_attributes) == ((0, 2), ("cat", "dog"), 3)
+
+
+def test_a_saved_explainer_is_looked_at_with_images_of_its_own_size(tmp_path: Path) -> None:
+    explain = small.fitted()
+    explain.save_pretrained(tmp_path)
+    again = FlintExplainer.from_pretrained(tmp_path, explain.model)
+    assert again.preflight is not None
+    assert again.preflight.image_shape == (small.CHANNELS, small.SIDE, small.SIDE)
+
+
+def test_a_classifier_that_moved_half_way_is_moved_back() -> None:
+    places: list[str] = []
+
+    class Heavy(small.Tiny):
+        def to(self, device: Any) -> Any:
+            places.append(str(device))
+            if str(device) == "cuda":
+                raise RuntimeError("out of memory")
+            return self
+
+    with pytest.raises(DevicePlacementError):
+        small.explainer(Heavy()).to("cuda")
+    assert places == ["cuda", "cpu"]
+
+
+def test_a_classifier_whose_explainer_cannot_be_had_keeps_its_weights(tmp_path: Path) -> None:
+    taught = small.explainer(small.tiny(1), joint=True)
+    taught.fit(small.loader(small.images(), small.labels(taught.model, small.images())), progress=False)
+    taught.save_pretrained(tmp_path)
+    model = small.tiny()
+    with left_alone(model), pytest.raises(DevicePlacementError):
+        FlintExplainer.from_pretrained(tmp_path, model, load_classifier=True, device="cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "noted"),
+    [
+        (torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 2, 10, 10), False),
+        (torch.linspace(0, 1, 16).view(16, 1, 1, 1).expand(16, 2, 10, 10) * 4 - 2, True),  # normalised by other numbers
+        (torch.linspace(0.3, 0.6, 16).view(16, 1, 1, 1).expand(16, 2, 10, 10), True),  # not normalised at all, or by other numbers
+        (torch.full((8, 2, 10, 10), 0.5), False),  # a few grey images
+    ],
+)
+def test_images_that_were_normalised_otherwise_are_noticed(pixels: Tensor, noted: bool) -> None:
+    class Family(TorchModuleAdapter):
+        def normalization(self, model: nn.Module) -> Normalization:
+            return Normalization((0.0, 0.0), (1.0, 1.0))
+
+    explain = small.fitted(data=pixels.contiguous(), adapter=Family())
+    assert any("were they normalised otherwise?" in note for note in explain(pixels).notes) is noted
+
+
+def test_the_final_model_serves_threads_and_other_precisions() -> None:
+    explain, pixels = small.fitted(), small.images(32)
+    final = explain.as_classifier()
+    expected = final(pixels)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(final, [pixels] * 16))
+    assert all(torch.equal(logits, expected) for logits in found)
+    lower = final.to(torch.bfloat16)(pixels)
+    assert lower.dtype is torch.bfloat16
+    torch.testing.assert_close(lower.float(), expected, rtol=0.1, atol=0.1)

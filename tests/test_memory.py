@@ -136,6 +136,7 @@ QUESTIONS: dict[str, Callable[[FlintExplainer], Tensor]] = {
     "contrast": lambda explain: explain.contrast(small.images(20), 1).without,
     "attribution": lambda explain: explain.attribution(small.images(20), attribute=1, method="gradient").values,
     "maximize": lambda explain: explain.maximize(small.images(20), 1, settings=CLIMB).pixels,
+    "stability": lambda explain: torch.tensor(explain.stability([explain], small.images(20)).to_dict()["pairs"][0]["correlation"]),
     "global": lambda explain: explain.global_interpretation(small.images(20)).relevance,
 }
 
@@ -211,3 +212,15 @@ def test_under_a_limit_of_the_system_many_images_are_explained_few_at_once(tmp_p
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "[]\n"  # all 40,000 together do not fit
+
+
+def test_the_account_of_a_fit_by_design_is_made_in_parts() -> None:
+    model = greedy(8)
+    labels = small.labels(small.tiny(), small.images(20))
+    explain = small.explainer(model, joint=True)
+    with halved("the memory did not suffice"):
+        history = explain.fit(small.loader(small.images(20), labels, batch_size=8), validation=[(small.images(20), labels)], progress=False)
+    assert history.account is not None
+    with torch.no_grad():
+        model.most = 1000
+        assert history.account.after == pytest.approx(float((model(small.images(20)).argmax(dim=1) == labels).float().mean()))

@@ -16,6 +16,7 @@ from .taps import frozen
 from .view import ClassifierView, check_class_ids, model_dtype
 
 log = logging.getLogger("flint_posthoc")
+BEYOND, NARROW, DOZEN = 0.1, 0.6, 12  # what is no rounding beyond [0, 1], what is little of it, and of how many images that can be said
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,24 @@ def _notes(view: ClassifierView, normalization: Normalization, record: Preflight
     if view.class_ids is not None:
         notes.append(f"the classifier is explained restricted to {len(view.class_ids)} of its {view.num_outputs} classes")
     return tuple(notes)
+
+
+def range_notes(request: ClassifierRequest, assumed: Normalization, images: Images) -> tuple[str, ...]:
+    """What results have to say where real ``images`` (B, channels, H, W) are no pixels in [0, 1] by what its family says.
+
+    Of photographs by the dozen some are dark and some bright: where they fill little of the range, another normalisation made them.
+    """
+    if request.normalization is not None or assumed.estimated:
+        return ()
+    pixels = assumed.denormalize(images)
+    low, high = float(pixels.min()), float(pixels.max())
+    narrow = len(images) >= DOZEN and high - low < NARROW
+    if not (narrow or low < -BEYOND or high > 1 + BEYOND):
+        return ()
+    return (
+        f"by the assumed normalisation the pixels of the first images lie between {low:.2f} and {high:.2f}, not in 0 to 1: were they "
+        "normalised otherwise? normalization=Normalization(mean, std) sets it",
+    )
 
 
 def synthetic_images(shape: tuple[int, int, int], device: torch.device, count: int = 2) -> Images:

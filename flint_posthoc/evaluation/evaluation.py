@@ -30,6 +30,7 @@ from ..measures import (
     relevant_counts,
     signed_conciseness,
 )
+from ..precision import autocast
 from ..processes import gather, together
 from ..splitting import own_part
 from .words import MISSING, number, percent
@@ -74,7 +75,7 @@ def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
     if kind.shift_invariant and not fitted.interpreter.config.centre_head:
         centred = _relevance_sums(batch.attributes, class_centred(head.weight, head.bias)[0], g)
         counts |= {CENTRED + name: value for name, value in centred.items()}
-    return EvaluationSums({name: value.double().cpu() for name, value in counts.items()}, attribute_moments(batch.attributes.cpu()))
+    return EvaluationSums({name: value.cpu().double() for name, value in counts.items()}, attribute_moments(batch.attributes.cpu()))
 
 
 def _relevance_sums(attributes: Attributes, weight: Weight, g: ClassIndex) -> dict[str, Tensor]:
@@ -95,11 +96,11 @@ def _relevance_sums(attributes: Attributes, weight: Weight, g: ClassIndex) -> di
 def _reconstruction_sums(fitted: FittedInterpreter, batch: ReadBatch, f: ClassIndex) -> dict[str, Tensor]:
     """Squared errors of d(Φ(x)) and of the class-mean image (by label, or by f), on [0, 1] pixels at the decoder's resolution."""
     pixels = fitted.normalization.denormalize
-    decoder = fitted.interpreter.decoder
-    target = pixels(area_resize(batch.images, decoder.resolution))
+    with autocast(fitted.device, False):
+        target = pixels(area_resize(batch.images, fitted.interpreter.decoder.resolution))
     class_means = fitted.class_means[f if batch.labels is None else batch.labels]
-    guesses = {"reconstruction": decoder(batch.attributes), "class_mean": class_means}
-    return {name: reconstruction_error(pixels(guess), target).sum() for name, guess in guesses.items()}
+    guesses = {"reconstruction": fitted.redrawn(batch.attributes), "class_mean": pixels(class_means)}
+    return {name: reconstruction_error(guess, target).sum() for name, guess in guesses.items()}
 
 
 def _top_k_hits(prediction: ClassIndex, logits: Logits) -> Tensor:

@@ -157,7 +157,7 @@ def _fold(
     prepared: PreparedClassifier, cache: ActivationCache, size: int, config: FlintConfig, parts: tuple[Tensor, Tensor], device: torch.device
 ) -> Evaluation:
     learnt, held_out = parts
-    with no_trace(prepared.view.model), learning_mode():
+    with no_trace(prepared.view.model), learning_mode(device):
         result = fit(prepared, size, config, FitRequest((), (), cache=cache.part(learnt), progress=False), device)
     means = result.survey.class_means.to(device)
     fitted = FittedInterpreter(prepared.view, result.interpreter, prepared.image_shape, prepared.normalization, prepared.class_names, means)

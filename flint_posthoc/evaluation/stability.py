@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -14,11 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..charts import curves
+from ..classifier.adapter import TapLayout
+from ..classifier.view import OpenView
 from ..data import Data
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import AttributeMoments, attribute_moments, contributions, global_relevance_sums, pearson, relevance
+from ..memory import Halving, at_once
 from .words import number, percent, plain, table
 
 SAME = 0.9  # correlation above which two attributes are called the same
@@ -222,11 +226,18 @@ def compare_fits(fits: Sequence[FittedInterpreter], data: Data) -> Stability:
         ConfigurationError: fewer than two, or for other classes or images. ClassifierMismatchError: of another classifier. DataError.
     """
     _check(fits)
-    reading = _Reading(fits)
+    reading, halving = _Reading(fits), Halving("explaining", at_once(fits[0].image_shape, fits[0].device))
     with ExitStack() as stack:
         runs = {fitted.view.layouts: stack.enter_context(fitted.view.frozen()) for fitted in {f.view.layouts: f for f in fits}.values()}
         for batch in fits[0].batches(data):
-            passes = {layouts: run.activations(batch.images) for layouts, run in runs.items()}
-            explained = [fitted.interpreter.explain(passes[fitted.view.layouts]) for fitted in fits]
-            reading.add(*zip(*explained, strict=True))
+            for explained in halving.parts(partial(_explained, fits, runs, batch.images), len(batch.images)):
+                reading.add(*zip(*explained, strict=True))
     return reading.conclude()
+
+
+def _explained(
+    fits: Sequence[FittedInterpreter], runs: Mapping[tuple[TapLayout, ...], OpenView], images: Tensor, part: slice
+) -> list[tuple[Tensor, Tensor]]:
+    """Φ(x) and g's logits of each fit; f runs once for all that tap the same layers."""
+    passes = {layouts: run.activations(images[part]) for layouts, run in runs.items()}
+    return [fitted.explained(passes[fitted.view.layouts]) for fitted in fits]

@@ -77,15 +77,9 @@ class LocalInterpretation:
     def top(self, k: int = 5) -> list[list[AttributeRelevance]]:
         """For each image its ``k`` attributes of largest absolute relevance, largest first; attributes without any part are left out."""
         order = self.relevance.abs().argsort(dim=1, descending=True, stable=True)[:, :k]
-        return [
-            [self._entry(image, attribute) for attribute in row if self.relevance[image, attribute] != 0]
-            for image, row in enumerate(order.tolist())
-        ]
-
-    def _entry(self, image: int, attribute: int) -> AttributeRelevance:
-        return AttributeRelevance(
-            attribute, *(float(values[image, attribute]) for values in (self.relevance, self.contributions, self.attributes))
-        )
+        columns = [order, *(values.gather(1, order) for values in (self.relevance, self.contributions, self.attributes))]
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [[entry for entry in map(AttributeRelevance, *row) if entry.relevance != 0] for row in rows]
 
     def caveat(self, index: int) -> str:
         """What a reader of image ``index``'s explanation must know before believing it; empty where there is nothing."""
@@ -315,7 +309,8 @@ class GlobalReading:
         num_classes = fitted.view.num_classes
         self._fitted, self._agreeing_only = fitted, agreeing_only
         self._reservoir = RelevanceReservoir(fitted.interpreter.num_attributes, num_classes, samples_per_class, seed)
-        self._seen, self._disagreeing, self._next = torch.zeros(num_classes), torch.zeros(num_classes), first
+        self._seen, self._disagreeing = (torch.zeros(num_classes, dtype=torch.int64) for _ in range(2))
+        self._next = first
 
     def add(self, batch: ReadBatch) -> None:
         """The images of one more batch."""

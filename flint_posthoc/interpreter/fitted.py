@@ -16,6 +16,7 @@ from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, Labels, batches, look_at
 from ..errors import ConfigurationError, NonFiniteResultError
 from ..memory import Halving, at_once
+from ..precision import autocast
 from ..splitting import Part
 from .interpreter import Interpreter
 
@@ -77,6 +78,16 @@ class FittedInterpreter:
         """Raise now what reading the first batch would raise: before a long pass over something else."""
         look_at(data, self.image_shape, self.view.num_classes, self.view.labels(labels))
 
+    def explained(self, activations: Activations) -> tuple[Attributes, Logits]:
+        """Φ(x) and g's logits: f runs as the caller wants it, in autocast or not; g is no part of that."""
+        with autocast(self.device, False):
+            return self.interpreter.explain(activations)
+
+    def redrawn(self, attributes: Attributes) -> Images:
+        """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at its resolution; no part of autocast either."""
+        with autocast(self.device, False):
+            return self.normalization.denormalize(self.interpreter.decoder(attributes))
+
     @torch.no_grad()
     def read(self, data: Data, labels: Labels = "optional") -> Iterator[ReadBatch]:
         """One pass of f and g over ``data``, in f's own precision. On a CPU, and where the memory is short, a batch comes in parts."""
@@ -98,8 +109,7 @@ class FittedInterpreter:
     def _read(self, whole: Batch, run: OpenView, part: slice) -> ReadBatch:
         batch = Batch(whole.images[part], None if whole.labels is None else whole.labels[part])
         passed = run(batch.images)
-        with torch.autocast(self.device.type, enabled=False):  # f ran as the caller wants it; g is no part of that
-            attributes, logits = self.interpreter.explain(passed.activations)
+        attributes, logits = self.explained(passed.activations)
         finite = logits.isfinite().all(dim=1) & attributes.isfinite().all(dim=1)
         if not finite.all():
             raise NonFiniteResultError(f"the interpreter's answer is not finite for {int((~finite).sum())} of {len(logits)} images")

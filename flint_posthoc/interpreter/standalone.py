@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from ..classifier.recording import ParametersRead
 from ..classifier.taps import frozen, hooked, tapped
 from ..classifier.view import model_dtype
 from .fitted import FittedInterpreter
+
+_PASSING = threading.Lock()  # hooks stand on the classifier during a pass: of several threads, or DataParallel's replicas, one at a time
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class InterpreterClassifier(nn.Module):
         self.classifier = copy_of(fitted.view.model)
         self.attribute_network = copy.deepcopy(fitted.interpreter.attribute_network)
         self.head = copy.deepcopy(fitted.interpreter.head)
-        self._adapter, self._layouts, self._dtype = fitted.view.adapter, fitted.view.layouts, model_dtype(fitted.view.model)
+        self._adapter, self._layouts = fitted.view.adapter, fitted.view.layouts
         self.eval().requires_grad_(False)
-        sample = torch.zeros(1, *fitted.image_shape, device=fitted.device, dtype=self._dtype)
+        sample = torch.zeros(1, *fitted.image_shape, device=fitted.device, dtype=model_dtype(self.classifier))
         with frozen(self.classifier), torch.no_grad():
             before, unused = (_parameters(self.classifier), _flops(self.classifier, sample)), self._unused(sample)
         _drop(self.classifier, unused)  # outside ``frozen``, which would put it all back
@@ -55,10 +58,10 @@ class InterpreterClassifier(nn.Module):
             self.savings = Savings(before[0], _parameters(self), before[1], _flops(self, sample))
 
     def forward(self, images: Images) -> Logits:
-        """g's logits (B, C), float32, of images as f takes them."""
-        with tapped(self.classifier, self._adapter, self._layouts) as run:
-            activations = run.activations(images.to(self._dtype))
-        logits: Tensor = self.head(self.attribute_network(tuple(maps.float() for maps in activations)))
+        """g's logits (B, C), float32 unless it was cast, of images as f takes them. Threads may share it."""
+        with _PASSING, tapped(self.classifier, self._adapter, self._layouts) as run:
+            activations = run.activations(images.to(model_dtype(self.classifier)))
+        logits: Tensor = self.head(self.attribute_network(tuple(maps.to(self.head.weight.dtype) for maps in activations)))
         return logits
 
     def _unused(self, sample: Tensor) -> set[int]:

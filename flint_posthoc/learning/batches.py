@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import Activations, Images, Logits
-from ..classifier.view import ClassifierView, OpenView
+from ..classifier.view import ClassifierView, OpenView, ViewPass
 from ..data import Batch, Data, Labels, batches, class_of
 from ..errors import EmptyDataError
 from ..measures import area_resize
@@ -118,7 +118,12 @@ class Preparation(NamedTuple):
         images = batch.images[part]
         result = run(images)
         classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels[part])
-        return LearningBatch(self.reduce(result.activations), result.logits, area_resize(images, self.resolution), classes)
+        return self.learning_batch(images, result, classes)
+
+    def learning_batch(self, images: Images, passed: ViewPass, classes: Tensor, prediction: Tensor | None = None) -> LearningBatch:
+        """What f's pass over ``images`` gave, at the resolutions of Ψ and d."""
+        target = area_resize(images, self.resolution)
+        return LearningBatch(self.reduce(passed.activations), passed.logits, target, classes, prediction)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..classifier.preflight import PROBABILITIES
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
 from ..data import Data, augments, is_one_shot, seed_global_states, shuffles
-from ..errors import ConfigurationError, EmptyDataError, FlintWarning
+from ..errors import ClassifierOutputError, ConfigurationError, EmptyDataError, FlintWarning
 from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
-from ..precision import PRECISIONS, lowered
+from ..precision import PRECISIONS, autocast, lowered
 from ..processes import gather, gather_rows, in_step, is_main, require_same, size
 from ..splitting import num_batches, own_part
 from ..storage import fingerprint
@@ -28,7 +29,7 @@ from .batches import LearningBatch, LiveBatches, Preparation, Survey
 from .caching.cache import ActivationCache, CachedBatches
 from .checkpoint import FitCheckpoint, alone_in
 from .history import AccuracyAccount, FitHistory
-from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts, refuse_probabilities
+from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts
 from .keeping import CACHES, Reading, held, kept
 from .learner import Learner
 from .presets import FlintConfig
@@ -84,10 +85,10 @@ class FitResult(NamedTuple):
 
 
 @contextlib.contextmanager
-def learning_mode() -> Iterator[None]:
-    """Gradients and float32, whatever the caller's mode is. To be used where the caller's modes are kept."""
+def learning_mode(device: torch.device) -> Iterator[None]:
+    """Gradients, float32 and no autocast but a fit's own, whatever the caller's mode is. To be used where the caller's modes are kept."""
     torch.set_default_dtype(torch.float32)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), autocast(device, False):
         yield
 
 
@@ -138,6 +139,8 @@ def _by_design(
     interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
 ) -> tuple[FitHistory, Survey]:
     """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
+    if PROBABILITIES in prepared.record.warnings:
+        raise ClassifierOutputError(f"{PROBABILITIES}: L_pred and L_of would take a second softmax or sigmoid of it")
     if is_one_shot(request.data):
         raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
     model, preparation = prepared.view.model, preparation._replace(labels="targets", max_channels=None)  # components change with f
@@ -145,7 +148,6 @@ def _by_design(
     _warn_unshuffled(request.data)
     _warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
     source = JointBatches(preparation, request.data, config.joint, survey.batches)
-    refuse_probabilities(next(source.epoch(-1)).logits)
     notes = _start(interpreter, source, request)
     judged = request.data if request.validation is None else request.validation
     _, before = accuracy_of(preparation, judged)
@@ -211,12 +213,15 @@ def _validation(
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
     """From an earlier fit where it has the same shapes, else from data; and what to say of it."""
-    if request.start is not None and request.start.config == interpreter.config:
-        with contextlib.suppress(RuntimeError):  # other sizes
-            interpreter.load_state_dict(request.start.state_dict())
-            return ("the interpreter started from an earlier fit of this explainer",)
+    if request.start is not None and request.start.config == interpreter.config and _sizes(request.start) == _sizes(interpreter):
+        interpreter.load_state_dict(request.start.state_dict())
+        return ("the interpreter started from an earlier fit of this explainer",)
     interpreter.initialize_from(_initial_activations(source))
     return ()
+
+
+def _sizes(interpreter: Interpreter) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in interpreter.state_dict().items()}
 
 
 def _trainer(

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import Images, Logits, PerImage, Scalar
+from ..arrays import Images, Logits, Scalar
 from ..classifier.adapter import OutputKind
 from ..classifier.view import OpenView, ViewPass
 from ..data import Batch, Data, class_of
 from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError
-from ..measures import area_resize
+from ..memory import Halving, at_once
 from .batches import LearningBatch, Preparation
 
 PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,) or shares (b, C)
@@ -74,20 +75,6 @@ class JointSettings:
         return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
 
 
-def refuse_probabilities(logits: Logits) -> None:
-    """Raise where the classifier's forward already applies softmax: L_pred and L_of would take a second one, silently.
-
-    Raises:
-        ClassifierOutputError: every row is not negative and sums to 1.
-    """
-    sums = logits.sum(dim=1)
-    if len(logits) > 1 and bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-        raise ClassifierOutputError(
-            "the classifier returns probabilities (every row is not negative and sums to 1); its training needs logits: "
-            "leave out the softmax at its end"
-        )
-
-
 class JointBatches:
     """Mini-batches by design: as the user's loader gives them, f in training mode, with the graph through f. Labels are required."""
 
@@ -107,8 +94,7 @@ class JointBatches:
         preparation, labels = self.preparation, batch.labels
         passed = _one_pass(run, batch.images)
         loss = self.settings.prediction_weight * self.settings.loss(preparation.view.kind, passed.logits, labels)  # type: ignore[arg-type]
-        target = area_resize(batch.images, preparation.resolution)
-        return LearningBatch(preparation.reduce(passed.activations), passed.logits, target, class_of(labels), loss)  # type: ignore[arg-type]
+        return preparation.learning_batch(batch.images, passed, class_of(labels), loss)  # type: ignore[arg-type]
 
 
 def _one_pass(run: OpenView, images: Images) -> ViewPass:
@@ -133,13 +119,18 @@ class FreshPasses:
 @torch.no_grad()
 def accuracy_of(preparation: Preparation, data: Data) -> tuple[int, float]:
     """(images, share of them on which f's class over the explained classes is the label's), f in evaluation mode."""
-    images, right = 0, 0.0
-    view = preparation.view
+    images, right = 0, 0
+    view, halving = preparation.view, Halving("judging", at_once(preparation.image_shape, preparation.device))
     with view.frozen() as run:
         for batch in preparation.read(data):
-            hits: PerImage = (view.kind.prediction(run(batch.images).logits) == class_of(batch.labels)).float()  # type: ignore[arg-type]
-            images, right = images + len(hits), right + float(hits.sum())
+            hits = halving.parts(partial(_hits, view.kind, run, batch), len(batch.images))
+            images, right = images + len(batch.images), right + sum(hits)
     return images, right / max(1, images)
+
+
+def _hits(kind: OutputKind, run: OpenView, batch: Batch, part: slice) -> int:
+    truth = class_of(batch.labels[part])  # type: ignore[index]
+    return int((kind.prediction(run(batch.images[part]).logits) == truth).sum())
 
 
 def learnable(model: nn.Module) -> list[nn.Parameter]:

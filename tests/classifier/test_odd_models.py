@@ -275,7 +275,7 @@ class AsImages(nn.Module):
 
 def test_signals_are_refused_with_the_way_out_which_works() -> None:
     signals = torch.randn(12, 2, 64)
-    with pytest.raises(ImageShapeError, match=r"of rank 3; expected rank 4, .*signals \(B, C, L\) go as \(B, C, 1, L\)"):
+    with pytest.raises(ImageShapeError, match=r"of rank 3; expected rank 4, .*signals \(B, C, L\) as \(B, C, 1, L\)"):
         FlintExplainer(Signal(), layers=["body"]).fit(signals, progress=False)
     model = AsImages(Signal())
     with left_alone(model):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
-from flint_posthoc.interpretation.relevance import GlobalInterpretation
+from flint_posthoc.interpretation.relevance import GlobalInterpretation, GlobalReading
 from flint_posthoc.interpretation.reservoir import RelevanceReservoir
 
 NAN = math.nan
@@ -153,3 +153,11 @@ def test_a_history_is_drawn_without_a_window(explain: FlintExplainer, without_py
     figure = explain.history.plot()
     assert [axes.get_title() for axes in figure.axes[:3]] == ["fidelity", "KL(p_f || p_g)", "L_if"]
     figure.savefig("/dev/null", format="png")
+
+
+def test_images_are_counted_beyond_what_float32_can_tell_apart(explain: FlintExplainer, pixels: Tensor) -> None:
+    reading = GlobalReading(explain.fitted, samples_per_class=5, agreeing_only=False, seed=0)
+    reading._seen += 2**24
+    for batch in explain.fitted.read(pixels):
+        reading.add(batch)
+    assert int(reading._seen.sum()) == small.CLASSES * 2**24 + len(pixels)

@@ -282,8 +282,10 @@ def test_a_classifier_that_returns_probabilities_is_noticed() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images).softmax(dim=1)
 
-    with pytest.raises(ClassifierOutputError, match="leave out the softmax"):
+    with pytest.raises(ClassifierOutputError, match="looks like probabilities already"):
         fitted(Soft().eval())
+    with pytest.raises(ClassifierOutputError, match="looks like probabilities already"):  # of which some are left out
+        joint(Soft().eval(), classes=[0, 2]).fit(small.loader(PIXELS, TRUTH % 2), progress=False)
 
 
 def test_a_batch_of_one_with_batch_norm_is_explained() -> None:
@@ -438,3 +440,14 @@ def test_results_say_that_the_classifier_was_trained_too(tmp_path: Any) -> None:
         assert each.fitted.joint
         assert "the classifier was trained together with its interpreter" in str(each(PIXELS))
     assert not small.fitted().fitted.joint
+
+
+def test_a_start_of_other_sizes_is_no_start() -> None:
+    """Sizes that differ in part must leave nothing of the earlier fit behind."""
+    started = small.fitted(small.tiny(), num_attributes=2)
+    started.joint, started.num_attributes = True, 3
+    history = started.fit(small.loader(PIXELS, TRUTH), progress=False)
+    fresh = joint(small.tiny())
+    fresh.fit(small.loader(PIXELS, TRUTH), progress=False)
+    assert not any("earlier fit" in note for note in history.notes)
+    assert small.weights(started) == small.weights(fresh)
