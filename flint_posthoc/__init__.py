@@ -21,5 +21,6 @@ from .learning.joint import JointSettings as JointSettings
 from .learning.losses import LossWeights as LossWeights
 from .learning.presets import FlintConfig as FlintConfig
 from .learning.schedule import LossSchedule as LossSchedule
+from .mixtures import WithMixtures as WithMixtures
 
 __version__ = "0.1.0"

@@ -17,6 +17,7 @@ from examples.paper.datasets import Pictures, batches, shuffled, validation_spli
 from examples.paper.tasks import Task
 from examples.results import some
 from flint_posthoc import ActivationCache, FlintConfig, FlintExplainer
+from flint_posthoc.mixtures import WithMixtures
 from flint_posthoc.storage import read_json, read_tensors, write_json, write_tensors
 
 PRECISION = "bfloat16"  # in which f learns, alone and by design; everything is judged in float32
@@ -54,6 +55,11 @@ class Fits:
     def train(self) -> DataLoader:
         """The training images in order."""
         return batches(some(self._parts[0], self.images))
+
+    @cached_property
+    def mixed(self) -> DataLoader:
+        """The same, and as many mixtures of them."""
+        return batches(WithMixtures(self.train.dataset))
 
     @cached_property
     def test(self) -> DataLoader:
@@ -97,14 +103,21 @@ class Fits:
         config: FlintConfig | None = None,
         num_attributes: int | None = None,
         base_seed: int | None = None,
+        mixtures: bool = False,
     ) -> FlintExplainer:
-        """An interpreter of the BASE-f of ``base_seed`` (``None``: of ``seed``); ``name`` tells fits of one seed apart."""
+        """An interpreter of the BASE-f of ``base_seed`` (``None``: of ``seed``); ``name`` tells fits of one seed apart.
+
+        ``mixtures``: learnt from mixtures of the training images too.
+        """
         place = self._place(seed, name)
         base = seed if base_seed is None else base_seed
         explain = self._explainer(self.base(base), config, num_attributes)
 
         def make() -> None:
-            explain.fit(self.train, seed=seed, cache=self._cache(base, explain))
+            if mixtures:
+                explain.fit(self.mixed, seed=seed)
+            else:
+                explain.fit(self.train, seed=seed, cache=self._cache(base, explain))
             explain.save_pretrained(place / "interpreter")
 
         self._once(place, make)
