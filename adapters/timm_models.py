@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from flint_posthoc.classifier.adapter import Crop, Normalization
+from flint_posthoc.arrays import Images
+from flint_posthoc.classifier.adapter import Crop, Normalization, TapLayout
+from flint_posthoc.errors import UnmappableActivationError
 
 from .torch_module import TorchModuleAdapter, comes_from, image_channels
 
@@ -24,7 +27,7 @@ class TimmAdapter(TorchModuleAdapter):
     def normalization(self, model: nn.Module) -> Normalization | None:
         """``mean`` and ``std`` of the configuration, where the model still takes that many channels."""
         told = _configuration(model)
-        if "mean" not in told or "std" not in told or image_channels(model) not in (None, len(told["mean"])):
+        if "mean" not in told or "std" not in told or _channels(model) not in (None, len(told["mean"])):
             return None
         return Normalization(tuple(told["mean"]), tuple(told["std"]))
 
@@ -32,7 +35,7 @@ class TimmAdapter(TorchModuleAdapter):
         """The size that the patch embedding was built for, else that of the published weights."""
         told = _configuration(model).get("input_size")
         height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (told[1:] if told else (0, 0))
-        return (image_channels(model) or 3, height, width) if height else None
+        return (_channels(model) or 3, height, width) if height else None
 
     def crop(self, model: nn.Module) -> Crop:
         """``crop_pct`` and ``interpolation`` of the configuration."""
@@ -43,14 +46,37 @@ class TimmAdapter(TorchModuleAdapter):
         """``label_names`` of the configuration, else those of ImageNet-1k where its tag names that, if there is one a class."""
         told = _configuration(model)
         names = told.get("label_names") or (_imagenet_names() if _of_imagenet(told) else None)
+        if isinstance(names, Mapping):  # by number, or by words for it
+            names = [names[key] for key in sorted(names, key=int)]
         return tuple(names) if names and len(names) == getattr(model, "num_classes", None) else None
 
     def prefix_tokens(self, model: nn.Module) -> int | None:
         count = getattr(model, "num_prefix_tokens", None)
         return count if isinstance(count, int) else None
 
+    def layout(self, layer: str, output: Any, images: Images, model: nn.Module) -> TapLayout:
+        """As any module's. Hiera's tokens stand in another order until its last pooling."""
+        if _unrolled(model, layer):
+            raise UnmappableActivationError(f"layer {layer!r} has its tokens in the order of poolings to come; tap a later one")
+        return super().layout(layer, output, images, model)
+
     def channels_last(self, model: nn.Module) -> bool:
         return str(getattr(model, "output_fmt", "")).endswith("NHWC")
+
+
+def _channels(model: nn.Module) -> int | None:
+    """Of the images; the first convolution of some families stands behind a rearrangement of the pixels."""
+    told = getattr(model, "in_chans", None)
+    return told if isinstance(told, int) else image_channels(model)
+
+
+def _unrolled(model: nn.Module, layer: str) -> bool:
+    """Whether this block of a Hiera, or what is in it, comes before one of its poolings."""
+    schedule, block = getattr(getattr(model, "reroll", None), "schedule", {}), re.match(r"blocks\.(\d+)(\.?)", layer)
+    if not schedule or block is None:
+        return False
+    poolings_left, _ = schedule[max(0, int(block[1]) - bool(block[2]))]  # in a block that pools, what comes first is not pooled yet
+    return bool(poolings_left)
 
 
 def _of_imagenet(told: Mapping[str, Any]) -> bool:

@@ -77,12 +77,12 @@ def token_grid(tokens: int, aspect: float) -> tuple[int, int]:
 
 
 def _split_tokens(tokens: int, aspect: float, known_prefix: int | None) -> tuple[int, int, int]:
-    """(prefix, height, width): the known prefix or none where the rest fills a grid, else what the largest grid leaves over."""
+    """(prefix, height, width): the known prefix or none where the rest fills a grid; else, where none is known, what is left over."""
     for prefix in (known_prefix or 0, 0):
         height, width = token_grid(tokens - prefix, aspect)
         if height and height * width == tokens - prefix:
             return prefix, height, width
-    height, width = token_grid(tokens, aspect)
+    height, width = token_grid(tokens, aspect) if known_prefix is None else (0, 0)
     return tokens - height * width, height, width
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from flint_posthoc.classifier.adapter import Crop, Normalization
@@ -12,7 +14,9 @@ IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class TorchvisionAdapter(TorchModuleAdapter):
-    """``torchvision.models``: the published weights take ImageNet's normalisation, and an instance does not tell them from others."""
+    """``torchvision.models``. What published weights expect an instance does not tell: it is ImageNet's normalisation and 224 of 256 pixels
+    for most, and what ``model.transforms = weights.transforms()`` says where somebody has set that, as the command line does.
+    """
 
     name = "torchvision"
     priority = 10
@@ -21,15 +25,19 @@ class TorchvisionAdapter(TorchModuleAdapter):
         return comes_from(model, "torchvision.models.")
 
     def normalization(self, model: nn.Module) -> Normalization | None:
-        return IMAGENET if image_channels(model) in (None, 3) else None
+        told, channels = _transforms(model), image_channels(model)
+        known = IMAGENET if told is None else Normalization(tuple(told.mean), tuple(told.std))
+        return known if channels in (None, len(known.mean)) else None
 
     def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
-        size = getattr(model, "image_size", 299 if type(model).__name__ == "Inception3" else 224)
+        told = _transforms(model)
+        usual = 299 if type(model).__name__ == "Inception3" else 224
+        size = getattr(model, "image_size", usual if told is None else told.crop_size[0])
         return (image_channels(model) or 3, size, size)
 
     def crop(self, model: nn.Module) -> Crop:
-        """224 of 256 pixels, as most published weights are judged."""
-        return Crop(224 / 256)
+        told = _transforms(model)
+        return Crop(224 / 256) if told is None else Crop(min(1.0, told.crop_size[0] / told.resize_size[0]), told.interpolation.value)
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:
         """ImageNet's, for a classifier of a thousand classes."""
@@ -41,3 +49,9 @@ class TorchvisionAdapter(TorchModuleAdapter):
 
     def prefix_tokens(self, model: nn.Module) -> int | None:
         return 1 if type(model).__name__ == "VisionTransformer" else None
+
+
+def _transforms(model: nn.Module) -> Any:
+    """torchvision's ``ImageClassification``, or ``None``."""
+    told = getattr(model, "transforms", None)
+    return told if hasattr(told, "crop_size") else None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from flint_posthoc.classifier.adapter import OUTPUT_KINDS, OutputKind
+from flint_posthoc.errors import UnsupportedClassifierError
 
 from .torch_module import TorchModuleAdapter, comes_from
 
@@ -33,8 +34,12 @@ class TransformersAdapter(TorchModuleAdapter):
         return (channels, int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
 
     def output_kind(self, model: nn.Module) -> OutputKind:
-        """By ``config.problem_type``."""
+        """By ``config.problem_type``. Raises ``UnsupportedClassifierError`` for regression, which one unnamed output is there too."""
         told = getattr(model.config, "problem_type", None)
+        if told == "regression" or (told is None and getattr(model.config, "num_labels", None) == 1):
+            raise UnsupportedClassifierError(
+                "by its config this model returns numbers of a regression, not logits; where its output is one, say output_kind='binary'"
+            )
         return OUTPUT_KINDS["multilabel" if told == "multi_label_classification" else "categorical"]
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:

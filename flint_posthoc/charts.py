@@ -84,7 +84,7 @@ def histograms(groups: Mapping[str, np.ndarray], *, mark: float, heading: str, a
     """Outlines of how values spread in each group, as shares of the group, with a line at ``mark``."""
     figure = new_figure(6, 3.2)
     axes = figure.subplots()
-    edges = np.linspace(0, max(float(np.nanmax(values)) for values in groups.values()) + 1e-9, 31).tolist()
+    edges = np.linspace(0, max((float(np.nanmax(values)) for values in groups.values()), default=1.0) + 1e-9, 31).tolist()
     for name, values in groups.items():
         axes.hist(
             values, bins=edges, weights=np.full(len(values), 1 / len(values)), histtype="step", label=f"{shorten(name)} ({len(values):,})"

@@ -68,11 +68,11 @@ def layers(
     model = classifier.build()
     form, pictures = reading.form(classifier, model), None if data is None else open_data(data, "train")
     explainer = reading.explainer(model, form, pictures, device=classifier.place())
-    num_classes = _print_layers(explainer)
+    class_names = _print_layers(explainer)
     if measure:
         if pictures is None:
             raise ConfigurationError("--measure needs --data, pictures to fit and to judge on")
-        compared = explainer.compare_layers(loading.loader(pictures, form, num_classes), folds=folds, progress=_on_terminal())
+        compared = explainer.compare_layers(loading.loader(pictures, form, class_names), folds=folds, progress=_on_terminal())
         print("", compared, sep="\n")
 
 
@@ -108,9 +108,9 @@ def fit(
     model = classifier.build()
     form, pictures = reading.form(classifier, model), open_data(data, "train")
     explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.place())
-    num_classes = _print_layers(explainer)
-    judged = None if validation is None else loading.loader(open_data(validation, "test"), form, num_classes)
-    learnt = loading.loader(pictures, form, num_classes, shuffle=True)
+    class_names = _print_layers(explainer)
+    judged = None if validation is None else loading.loader(open_data(validation, "test"), form, class_names)
+    learnt = loading.loader(pictures, form, class_names, shuffle=True)
     history = explainer.fit(
         learnt,
         validation=judged,
@@ -136,7 +136,7 @@ def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: Loadin
         json: file to write the figures into.
     """
     explainer, form = saved.load(classifier)
-    judged = loading.loader(open_data(data, "test"), form, explainer.fitted.view.num_classes)
+    judged = loading.loader(open_data(data, "test"), form, explainer.fitted.class_names)
     evaluation = explainer.evaluate(judged)
     print(evaluation)
     _say_what_was_skipped(judged)
@@ -211,7 +211,7 @@ def report(
         title: of the page.
     """
     explainer, form = saved.load(classifier)
-    pictures = loading.loader(open_data(data, "test"), form, explainer.fitted.view.num_classes)
+    pictures = loading.loader(open_data(data, "test"), form, explainer.fitted.class_names)
     written = explainer.report(output, pictures, budget_seconds=budget_seconds, title=title, data_name=data, progress=_on_terminal())
     print(f"the report is {written} ({written.stat().st_size / 2**20:.1f} MB)")
     _say_what_was_skipped(pictures)
@@ -227,14 +227,14 @@ def _say_what_was_skipped(*loaders: DataLoader[Any] | None) -> None:
             _say(f"{len(skipped)} pictures could not be read and were left out: {'; '.join(sorted(skipped.values())[:10])}")
 
 
-def _print_layers(explainer: FlintExplainer) -> int:
-    """What the dry run found; the number of explained classes."""
+def _print_layers(explainer: FlintExplainer) -> Sequence[str]:
+    """What the dry run found; the explained classes."""
     found = explainer.preflight
     if found is None:
         raise ConfigurationError("the classifier cannot take images of the size that its family tells; give --size")
     reason = f" ({found.reason})" if found.reason else ""
     print(f"layers: {' '.join(found.view.layers)}{reason}", found.record, *(f"note: {note}" for note in found.notes), sep="\n")
-    return found.view.num_classes
+    return found.class_names
 
 
 def _on_terminal() -> bool:

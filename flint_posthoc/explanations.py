@@ -179,15 +179,18 @@ class Explanations:
         """What g loses when attributes are permuted across images, one at a time and all, and within an image: do they carry it?"""
         return shuffle(self.fitted, data, repeats=repeats, seed=seed)
 
-    def baselines(self, train: Data, data: Data, *, independent: nn.Module | None = None, seed: int = 0) -> BaselineComparison:
+    def baselines(
+        self, train: Data, data: Data, *, independent: nn.Module | None = None, limit: int = 10_000, seed: int = 0
+    ) -> BaselineComparison:
         """What plain dictionaries of the same size get from the same taps: random Ψ, NMF, k-means, principal components, a linear probe.
 
         Args:
             train: what they learn from, best what the interpreter was fitted on.  data: what all are judged on.
             independent: a network trained on the labels that never saw f: two good classifiers agree anyway, and this says how far.
+            limit: images of ``train`` that are learnt from, a uniform sample; memory is that times at most 4096 features.
         """
         self.fitted.look_at(data)
-        return compare_baselines(self.fitted, train, data, independent=independent, seed=seed)
+        return compare_baselines(self.fitted, train, data, independent=independent, limit=limit, seed=seed)
 
     def disagreement(self, train: Data, data: Data, *, outside: Data | None = None) -> Disagreement:
         """Are images on which f and g part outliers of their class? By projection depth (equation 1 of the paper), judged as a trust flag.

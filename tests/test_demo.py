@@ -52,7 +52,7 @@ def test_the_demonstration_tells_what_it_does_how_good_it_is_and_why(told: tuple
         "The interpreter reads block3, as suggested: block3 (48 x 4 x 4, 60% of the linear layers before it) is the deepest good layer"
         in text
     )
-    assert re.search(r"fidelity +\d+\.\d\d %  of the images get the same class", text)
+    assert re.search(r"fidelity +\d+\.\d\d %  of the images are decided alike", text)
     assert re.search(r"^scan \d+: '3' because of φ\d+ \+1\.00", text, re.MULTILINE)
     assert f"Written to {folder.resolve()}:" in text
 

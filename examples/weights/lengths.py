@@ -1,4 +1,4 @@
-"""How long a fit on photographs should last, and which decoder it needs, on Imagenette's validation split.
+"""How long a fit on photographs should last, and which Ψ and d it needs, on Imagenette's validation split.
 
 python -m examples.weights.lengths --seeds 0 1 2
 
@@ -15,11 +15,13 @@ from typing import Any
 
 from examples.results import arguments, circumstances, figures, summary, table, write
 from examples.weights.run import HERE, Task, imagenette_explainer, imagenette_task
+from flint_posthoc.interpreter.attributes import AttributeNetworkConfig
 from flint_posthoc.interpreter.decoder import DecoderConfig
 from flint_posthoc.interpreter.interpreter import InterpreterConfig
 from flint_posthoc.learning.presets import FlintConfig
 
 AS_IT_IS = FlintConfig()
+ONE = FlintConfig(interpreter=InterpreterConfig(attributes=AttributeNetworkConfig(merge_kernel_size=1)))
 MAPS = FlintConfig(interpreter=InterpreterConfig(decoder=DecoderConfig(channels=(16,), max_side=56)))
 WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
     "500 steps at 4e-3 (default)": (AS_IT_IS, {}),
@@ -27,6 +29,7 @@ WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
     "300 at 4e-3": (AS_IT_IS, {"max_steps": 300}),
     "1,000 at 2e-3": (AS_IT_IS, {"max_steps": 1000, "learning_rate": 2e-3}),
     "2,000 at 2e-3": (AS_IT_IS, {"max_steps": 2000, "learning_rate": 2e-3}),
+    "default, taps merged place by place": (ONE, {}),
     "default, transposed convolutions at 56 pixels": (MAPS, {}),
 }
 

@@ -144,9 +144,14 @@ class _Dispatch(TorchDispatchMode):
 
 def _operator_name(func: Any, args: tuple[Any, ...]) -> str:
     name: str = func._schema.name.split("::")[-1]
-    if name.startswith("clamp") and (len(args) < 2 or args[1] != 0):
+    if name.startswith("clamp") and (len(args) < 2 or not is_zero(args[1])):
         return "clamp that is no ReLU"  # for example the lower bound of a norm in F.normalize
     return name.removesuffix("_")
+
+
+def is_zero(bound: Any) -> bool:
+    """Whether a bound of ``clamp`` makes a ReLU of it; bounds may be tensors, which do not."""
+    return isinstance(bound, int | float) and bound == 0
 
 
 def _made_bytes(args: tuple[Any, ...], result: Any) -> int:

@@ -25,6 +25,7 @@ from ..measures import area_resize
 from .dictionaries import Factorisation, learn_readout
 
 STEPS = 10  # towards activations without an attribute
+RESCALED = 5  # times that the length of a random move is put right
 RIDGE = 0.1  # of the attributes' mean variance: correlated attributes share what goes with both, instead of opposite patterns
 POSITIONS = 16  # of each image that an NMF dictionary is learnt from, at most
 
@@ -256,6 +257,15 @@ def moved_at_random(activations: Activations, altered: Activations, generator: t
 
 
 def _moved(maps: Tensor, other: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(maps.shape, generator=generator).to(maps)
-    distance, length = ((part.flatten(1).norm(dim=1).view(-1, 1, 1, 1)) for part in (other - maps, noise))
-    return torch.maximum(maps + noise * distance / length, lowest(maps))
+    floor, noise = lowest(maps), torch.randn(maps.shape, generator=generator).to(maps)
+    noise = torch.where(maps <= floor, noise.abs(), noise)  # what lies on the floor can only rise
+    wanted, moved = _length(other - maps), maps
+    scale = wanted / _length(noise)
+    for _ in range(RESCALED):  # a step that the floor cuts short is made longer
+        moved = torch.maximum(maps + noise * scale, floor)
+        scale = scale * wanted / _length(moved - maps).clamp_min(1e-30)
+    return moved
+
+
+def _length(maps: Tensor) -> Tensor:
+    return maps.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

@@ -13,7 +13,7 @@ from ..arrays import Logits
 from ..data import Data, class_of
 from ..errors import ClassifierOutputError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from .estimates import Interval, paired_interval
+from .estimates import LEVEL, Interval, paired_interval, sign_test
 from .rivals import rival
 from .words import percent, plain
 
@@ -54,7 +54,7 @@ class AccuracyComparison:
 
     def verdict(self) -> str:
         """What the interval says, in words."""
-        if self.difference.low <= 0 <= self.difference.high:
+        if self.difference.low <= 0 <= self.difference.high or sign_test(self.only_classifier, self.only_reference) > 1 - LEVEL:
             return "these images do not tell them apart"
         return f"the classifier is {'better' if self.difference.mean > 0 else 'worse'} than the reference"
 

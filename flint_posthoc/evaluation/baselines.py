@@ -20,6 +20,7 @@ from ..interpreter.attributes import AttributeNetwork
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import absolute_conciseness, area_resize, contributions, explained, relevance
 from .dictionaries import DICTIONARIES, learn_readout
+from .estimates import Interval, paired_interval
 from .gathering import RowReservoir
 from .rivals import rival
 from .words import number, percent, plain, table
@@ -136,13 +137,15 @@ class _Sums:
     def add(self, fitted: FittedInterpreter, batch: ReadBatch, answer: Answer) -> None:
         """One batch."""
         kind, target = fitted.view.kind, batch.classifier_logits.cpu()
-        agrees = kind.agreement(target, answer.logits)
+        agrees, interpreter = (kind.agreement(target, logits) for logits in (answer.logits, batch.interpreter_logits.cpu()))
         f = kind.prediction(target)
         errors = torch.zeros_like(agrees) if batch.labels is None else f != batch.labels.cpu()
         self.sums["images"] += len(f)
         self.sums["agreeing"] += int(agrees.sum())
         self.sums["errors"] += int(errors.sum())
         self.sums["agreeing_on_errors"] += int((agrees & errors).sum())
+        self.sums["alone"] += int((agrees & ~interpreter).sum())
+        self.sums["interpreter_alone"] += int((interpreter & ~agrees).sum())
         self.sums["divergence"] += float((kind.cross_entropy(target, answer.logits) - kind.entropy(target)).sum())
         if answer.codes is not None and answer.weight is not None:
             alpha = contributions(answer.codes, answer.weight, kind.prediction(answer.logits))
@@ -155,7 +158,8 @@ class _Sums:
         sums = self.sums
         errors = sums["agreeing_on_errors"] / sums["errors"] if sums["errors"] else None
         conciseness = sums["used"] / sums["explained"] if sums["explained"] else None
-        return Baseline(name, size, sums["agreeing"] / sums["images"], errors, sums["divergence"] / sums["images"], conciseness)
+        margin = paired_interval(int(sums["interpreter_alone"]), int(sums["alone"]), int(sums["images"]))
+        return Baseline(name, size, sums["agreeing"] / sums["images"], errors, sums["divergence"] / sums["images"], conciseness, margin)
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class Baseline:
         size: numbers an image that the linear layer reads; ``None`` where there is no such layer.
         fidelity: as ``evaluate`` measures it.  fidelity_on_errors: where f is wrong; ``None`` without labels.
         conciseness: mean number of them with |r| > 0.5; ``None`` where there are none.
+        margin: the interpreter's fidelity less this one's, with its 95 % interval, paired over images.
     """
 
     name: str
@@ -174,6 +179,7 @@ class Baseline:
     fidelity_on_errors: float | None
     kl_divergence: float
     conciseness: float | None
+    margin: Interval
 
 
 INTERPRETER, PROBE, STRANGER = "this interpreter", "ceiling: linear probe on all pooled features", "floor: a network that never saw f"
@@ -214,12 +220,13 @@ class BaselineComparison:
         own = self[INTERPRETER]
         rivals = [baseline for baseline in self.baselines if baseline.size == own.size and baseline.name != INTERPRETER]
         best = max(rivals, key=lambda baseline: baseline.fidelity)
-        margin = 100 * (own.fidelity - best.fidelity)
+        mean, low, high = (100 * share for share in best.margin)
         floor = [baseline for baseline in self.baselines if baseline.name == STRANGER]
         stranger = f" A network that never saw f agrees with it on {percent(floor[0].fidelity)} anyway." if floor else ""
         return (
             f"With {own.size} numbers an image the interpreter agrees with f on {percent(own.fidelity)} of {self.images:,} images, "
-            f"{abs(margin):.2f} points {'more' if margin >= 0 else 'less'} than the best plain dictionary ({best.name}).{stranger}"
+            f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}] beside the best plain dictionary ({best.name}), which learnt from "
+            f"{self.training_images:,} images.{stranger}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class ProjectionDepth:
         return middle, spread.clamp_min(self.settings.min_spread), gradients
 
     def _outlyingness(self, points: Points) -> PerPoint:
-        along = _ratio((points @ self._directions.T - self._middle).abs(), self._spread)
+        along = ratio((points @ self._directions.T - self._middle).abs(), self._spread)
         directions = self._directions[along.argmax(dim=1)]
         best, slope = self._climb(points, directions)
         rate = torch.full_like(best, 0.5)
@@ -123,7 +123,7 @@ class ProjectionDepth:
         """The outlyingness of each point along its direction, and in which way that grows."""
         middle, spread, (of_middle, of_spread) = self._location(directions)
         distance = (points * directions).sum(dim=1) - middle
-        value = _ratio(distance.abs(), spread)
+        value = ratio(distance.abs(), spread)
         slope = distance.sign()[:, None] * (points - of_middle) - value[:, None] * of_spread
         return value, slope.nan_to_num(0, 0, 0)
 
@@ -135,6 +135,6 @@ def _median(values: Float64[Tensor, "n m"]) -> tuple[PerPoint, Tensor]:
     return values.gather(1, place).mean(dim=1), place
 
 
-def _ratio(distance: Tensor, spread: Tensor) -> Tensor:
+def ratio(distance: Tensor, spread: Tensor) -> Tensor:
     """Distance over spread, where nothing over nothing is nothing."""
     return torch.where(distance == 0, 0.0, distance / spread)

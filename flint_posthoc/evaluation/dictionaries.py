@@ -15,6 +15,7 @@ from ..arrays import Bias, Logits, Weight
 from ..classifier.adapter import OutputKind
 
 READOUT_STEPS, READOUT_DECAY = 200, 1e-4
+READOUT_PAIRS = 10  # of changes that L-BFGS remembers, each as large as the layer, twice
 NMF_STEPS = 200
 
 Features: TypeAlias = Float[Tensor, "n _"]
@@ -115,7 +116,7 @@ def learn_readout(codes: Codes, logits: Float[Tensor, "n classes"], kind: Output
         scaled, target = (codes.detach().clone() - mean) * scale, logits.detach().clone()
         weight = torch.zeros(logits.shape[1], codes.shape[1], requires_grad=True)
         bias = torch.zeros(logits.shape[1], requires_grad=True)
-        optimizer = torch.optim.LBFGS([weight, bias], max_iter=READOUT_STEPS, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=READOUT_STEPS, history_size=READOUT_PAIRS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             """With gradients, as L-BFGS asks for it."""

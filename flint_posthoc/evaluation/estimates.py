@@ -16,6 +16,7 @@ Values = Float[Tensor, " n"]
 Flags = Bool[Tensor, " n"]
 
 DRAWS = 1000  # of a bootstrap
+EXACT = 1000  # samples up to which a binomial is summed
 LEVEL = 0.95
 DEVIATIONS = NormalDist().inv_cdf((1 + LEVEL) / 2)  # of a normal interval
 
@@ -64,3 +65,11 @@ def paired_interval(only_first: int, only_second: int, samples: int) -> Interval
     variance = ((only_first + only_second) * samples - (only_first - only_second) ** 2) / samples**3
     reach = DEVIATIONS * math.sqrt(variance)
     return Interval(mean, max(-1.0, mean - reach), min(1.0, mean + reach))
+
+
+def sign_test(first: int, second: int) -> float:
+    """The two-sided p of so uneven a split of two counts, were either as likely: McNemar's exact test of samples right for one alone."""
+    if first + second > EXACT:
+        return math.erfc(abs(first - second) / math.sqrt(2 * (first + second)))
+    tail: float = sum(math.comb(first + second, count) for count in range(min(first, second) + 1)) / 2 ** (first + second)
+    return min(1.0, 2 * tail)

@@ -136,7 +136,8 @@ class Evaluation:
 
     Attributes:
         fidelity: share of images on which g's class is f's (f over the explained classes).
-        fidelity_on_errors, fidelity_on_correct: the same where f is wrong, where it is right.
+        errors: images that f has wrong by their labels.
+        fidelity_on_errors, fidelity_on_correct: fidelity on those, and where f is right.
         inside_classes: share of images whose unrestricted f prediction is an explained class; fidelity_inside: that agree and are inside.
         conciseness: CNS by τ as {"absolute": mean number of attributes with |r| > 1/τ, "signed": with r > 1/τ} over explained images.
         reconstruction_error: mean squared error of d(Φ(x)) on [0, 1] pixels.
@@ -152,6 +153,7 @@ class Evaluation:
     classifier_accuracy: float | None
     interpreter_accuracy: float | None
     fidelity: float
+    errors: int
     fidelity_on_errors: float | None
     fidelity_on_correct: float | None
     inside_classes: float
@@ -195,8 +197,9 @@ class Evaluation:
             )
 
     def _fidelity_rows(self) -> Iterable[tuple[str, str, str]]:
-        yield "fidelity", percent(self.fidelity), "of the images get the same class from interpreter and classifier"
-        yield "fidelity on the classifier's errors", percent(self.fidelity_on_errors), "the harder test: does g repeat f's mistakes too?"
+        yield "fidelity", percent(self.fidelity), "of the images are decided alike by interpreter and classifier"
+        harder = f"of {self.errors:,} images, the harder test: does g repeat f's mistakes too?"
+        yield "fidelity on the classifier's errors", percent(self.fidelity_on_errors), harder
         yield "fidelity where it is right", percent(self.fidelity_on_correct), "easier, since two good models agree anyway"
         for k, share in self.top_k_fidelity.items():
             yield f"top-{k} fidelity", percent(share), f"f's class is among the interpreter's first {k}"
@@ -254,6 +257,7 @@ def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
     return Evaluation(
         samples=int(samples),
         num_attributes=len(counts["fired"]),
+        errors=int(counts["labelled"] - counts["f_correct"]),
         **_label_shares(counts),
         fidelity=float(counts["agreeing"]) / samples,
         inside_classes=float(counts["inside"]) / samples,

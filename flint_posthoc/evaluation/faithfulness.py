@@ -10,8 +10,8 @@ from torch import Generator
 
 from ..arrays import Images, PerImage
 from ..charts import curves
-from ..data import Data, preserved_random_state
-from ..errors import ConfigurationError
+from ..data import Data, is_one_shot, preserved_random_state
+from ..errors import ConfigurationError, DataError
 from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import spearman
@@ -23,6 +23,7 @@ from .words import percent, plain, table
 
 BATCH = 32
 FEWEST = 3  # attributes of an image, for a correlation of ranks
+FEW = 10  # images below which nothing is concluded
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class AblationScore:
     Attributes:
         correlation: of f's logit drop with the contribution α.  random_attribute: with α of another attribute of the image.
         random_direction: of α with the drop by a random move of the same length: how much the length alone explains.
+        advantage: of the first over the third, image by image.
         claimed: mean α of attributes that speak for the class (α > 0).  drop, random_drop: what f's logit really falls by. Taking out goes
             the least way, so that f may well fall by less than α: it has other ways to see what the attribute saw.
         remaining: mean share of an attribute that is left after it was taken out; 0 where taking out worked.
@@ -64,6 +66,7 @@ class AblationScore:
     correlation: Interval
     random_attribute: Interval
     random_direction: Interval
+    advantage: Interval
     claimed: Interval
     drop: Interval
     random_drop: Interval
@@ -74,6 +77,11 @@ class AblationScore:
     random_insertion: tuple[float, ...]
     deletion_gain: Interval
     insertion_gain: Interval
+
+    @property
+    def follows(self) -> bool:
+        """Whether f's drops have the order of α, and more so than those by random moves."""
+        return self.correlation.low > 0 and self.advantage.low > 0
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,12 @@ def _by_image(alpha: Table, drop: Table) -> PerImage:
 
 
 def _of_others(drop: Table, generator: Generator) -> Table:
-    """The drops of each image permuted among the attributes that take part."""
+    """The drops of each image moved on among the attributes that take part, in a random order: each gets that of another one."""
     keys = torch.rand(drop.shape, generator=generator).masked_fill(drop.isnan(), torch.inf)
     mixed = torch.full_like(drop, torch.nan)
     for row, (order, values) in enumerate(zip(keys.argsort(dim=1), drop, strict=True)):
-        known = (~values.isnan()).nonzero().flatten()
-        mixed[row, known] = values[order[: len(known)]]
+        known = order[: int((~values.isnan()).sum())]
+        mixed[row, known] = values[known.roll(1)]
     return mixed
 
 
@@ -110,12 +118,14 @@ def score_ablations(name: str, found: Ablations, seed: int) -> AblationScore:
     """Means with intervals over images."""
     generator = torch.Generator().manual_seed(seed)
     parts = (found.alpha, found.drop, found.random_drop)
+    own, by_chance = (_by_image(found.alpha, part) for part in (found.drop, found.random_drop))
     claimed, drop, random_drop = (torch.where(found.alpha > 0, part, torch.nan).nanmean(dim=1) for part in parts)
     return AblationScore(
         name,
-        correlation=bootstrap(_by_image(found.alpha, found.drop), seed),
+        correlation=bootstrap(own, seed),
         random_attribute=bootstrap(_by_image(found.alpha, _of_others(found.drop, generator)), seed),
-        random_direction=bootstrap(_by_image(found.alpha, found.random_drop), seed),
+        random_direction=bootstrap(by_chance, seed),
+        advantage=bootstrap(own - by_chance, seed),
         claimed=bootstrap(claimed, seed),
         drop=bootstrap(drop, seed),
         random_drop=bootstrap(random_drop, seed),
@@ -174,6 +184,7 @@ class Faithfulness:
             "rank correlation of f's drop with α": [str(entry.correlation) for entry in found],
             "… with α of another one": [str(entry.random_attribute) for entry in found],
             "… of a random move's drop with α": [str(entry.random_direction) for entry in found],
+            "… by how much it is less": [str(entry.advantage) for entry in found],
             "α, where it is above 0, logits": [str(entry.claimed) for entry in found],
             "… and f's drop there": [str(entry.drop) for entry in found],
             "… by a random move as long": [str(entry.random_drop) for entry in found],
@@ -186,12 +197,15 @@ class Faithfulness:
 
     def meaning(self) -> str:
         """The table in a few sentences."""
-        own = self.patterns
-        verdict = "f itself follows" if own.correlation.low > max(0, own.random_direction.mean) else "it is not shown that f follows"
+        ways = {"pattern": self.patterns, "gradient": self.gradients}
+        shown = [name for name, way in ways.items() if way.follows and self.images >= FEW]
+        where = "" if len(shown) == len(ways) else f" where they go along their {shown[0]} alone" if shown else ""
+        verdict = f"f itself follows the explanation{where}" if shown else "it is not shown that f follows the explanation"
+        told = "; ".join(f"along its {name} with a rank correlation of {_in_words(way)}" for name, way in ways.items())
         return (
-            f"Over {self.images} images and their {self.asked} strongest attributes, {verdict} the explanation: taking them out lowers f's "
-            f"logit in the order of α with a rank correlation of {own.correlation} (1 is the same order, 0 chance), by {own.drop} logits "
-            f"where α claims {own.claimed}. Through the decoder the correlation is {self.decoder.correlation}, where f gives "
+            f"Over {self.images} images and their {self.asked} strongest attributes, {verdict}. Taking one out lowers f's logit in "
+            f"the order of α {told}. 1 is the same order, 0 chance. Through the decoder the correlation is {self.decoder.correlation}, "
+            f"where f gives "
             f"{percent(self.decoder.same_class)} of the decoder's pictures the image's class and loses {self.decoder.gap} logits by the "
             f"picture alone. Intervals are 95 %, over images."
         )
@@ -209,6 +223,13 @@ class Faithfulness:
         random = [name for name in series if "random" in name]
         heading, vertical = "f's logit without, or with only, the first k", "f's logit, centred"
         return curves(series, heading=heading, axis="k", vertical=vertical, dashed=random)
+
+
+def _in_words(way: AblationScore) -> str:
+    return (
+        f"{way.correlation} (a random move as long: {way.random_direction}), by {way.drop} logits where α claims {way.claimed}, "
+        f"{percent(way.remaining)} of it being left"
+    )
 
 
 def _sampled(fitted: FittedInterpreter, data: Data, limit: int, seed: int) -> list[Images]:
@@ -239,6 +260,8 @@ def measure_faithfulness(
     Raises:
         UnmappableActivationError: a tapped layer's output cannot be replaced. DataError.
     """
+    if train is None and is_one_shot(data):
+        raise DataError("this iterator can be read only once, and patterns are learnt from the data before it is asked about; pass train=")
     training = _sampled(fitted, data if train is None else train, settings.training_images, settings.seed)
     named: dict[str, Dictionary] = {
         "attributes, pattern": learn_patterns(fitted, training),

@@ -42,7 +42,10 @@ class LayerComparison:
 
     def __str__(self) -> str:
         rows = [(" ".join(entry.layers) + " *" * (entry.layers == self.suggested), *entry.score.cells[:MEASURES]) for entry in self.scores]
-        told = f"* suggested: {100 * self.gap:.2f} points of fidelity below the best of {len(rows)} choices ({self.folds} folds)"
+        told = (
+            f"* suggested: {100 * self.gap:.2f} points of fidelity below the best of {len(rows)} choices, at most: the best is what "
+            f"the same {self.folds} folds favoured"
+        )
         return f"{table(('layers', *HEADS[:MEASURES]), rows)}\n{told}"
 
     def to_dict(self) -> dict[str, Any]:

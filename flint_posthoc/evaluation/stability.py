@@ -54,7 +54,8 @@ class PairStability:
     Attributes:
         matches: by falling correlation.
         unmatched: attributes of either fit that are left over because they never vary, or the other fit has fewer.
-        elsewhere: mean correlation of the matched attributes of the first fit with all others of the second: what chance would give.
+        elsewhere: mean correlation of all other pairs of attributes that vary. The match picks the largest, so attributes that have nothing
+            to do with each other would match above it.
         agreement: share of images on which both interpreters say the same class.
     """
 
@@ -116,7 +117,8 @@ class Stability:
         matched, same = (_mean([getattr(pair, name) for pair in self.pairs]) for name in ("correlation", "same"))
         return (
             f"Attributes of {self.fits} fits, matched one to one over {self.images:,} images, correlate by {number(matched)} on average "
-            f"(with all others by {number(_mean([pair.elsewhere for pair in self.pairs]))}); {percent(same)} of them are the same "
+            f"(all other pairs by {number(_mean([pair.elsewhere for pair in self.pairs]))}, of which a match would pick the largest); "
+            f"{percent(same)} of them are the same "
             f"attribute found again (r > {SAME}). What an attribute means should be read off one fit only as far as that goes."
         )
 

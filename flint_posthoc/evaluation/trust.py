@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -15,10 +15,11 @@ from ..data import Data
 from ..errors import ConfigurationError, EmptyDataError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import area_resize
-from .depth import DepthSettings, PrincipalSpace, ProjectionDepth
+from .depth import DepthSettings, PrincipalSpace, ProjectionDepth, ratio
 from .gathering import RowReservoir
 
 SpaceDepths = Float64[Tensor, "b spaces"]
+SHALLOWEST = 1e-9  # of a class whose held-out members are nothing like the others
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ SPACES: dict[str, Callable[[ReadBatch, int], Tensor]] = {"pixels": _small_pixels
 class ClassDepth:
     """Depth in one class and one space, over the quantile of the class's held-out members: below 1 lies an outlier.
 
-    Coordinates are the principal components of the class and, as one more, the distance off them: what is nothing like the class shows
-    there.
+    In the principal components of the class it is projection depth. How far a point lies off them is judged apart, in median absolute
+    deviations of the class: what is nothing like the class shows there, also where the class itself never leaves them.
     """
 
     space: PrincipalSpace
     depth: ProjectionDepth
+    beside: float  # the class's median distance off its components
+    spread: float  # the deviation of that
     threshold: float
 
     @classmethod
@@ -79,18 +82,19 @@ class ClassDepth:
         """From members (m, D) in the order of the data; which are held out is drawn from the seed."""
         order = torch.randperm(len(members), generator=torch.Generator().manual_seed(settings.seed))
         cut = max(2, round(settings.held_out * len(members)))
-        space = PrincipalSpace.of(members[order[cut:]], settings.components)
-        depth = ProjectionDepth(_coordinates(space, members[order[cut:]]), settings.depth)
-        return cls(space, depth, float(depth(_coordinates(space, members[order[:cut]])).quantile(settings.quantile)))
+        known, held_out = members[order[cut:]], members[order[:cut]]
+        space = PrincipalSpace.of(known, settings.components)
+        beside = space.beside(held_out)  # those that the components were not fitted to
+        middle, size = beside.median(), (known.double() - space.mean).square().sum(dim=1).mean().sqrt()
+        spread = torch.maximum((beside - middle).abs().median(), settings.depth.min_spread * size)
+        free = cls(space, ProjectionDepth(space(known), settings.depth), float(middle), float(spread), 1.0)
+        return replace(free, threshold=float(free(held_out).quantile(settings.quantile).clamp_min(SHALLOWEST)))
 
     def __call__(self, points: Tensor) -> Tensor:
         """(n,), depth over threshold."""
-        depth: Tensor = self.depth(_coordinates(self.space, points)) / self.threshold
+        off = ratio((self.space.beside(points) - self.beside).clamp_min(0), torch.tensor(self.spread))
+        depth: Tensor = torch.minimum(self.depth(self.space(points)), 1 / (1 + off)) / self.threshold
         return depth
-
-
-def _coordinates(space: PrincipalSpace, points: Tensor) -> Tensor:
-    return torch.cat([space(points), space.beside(points)[:, None]], dim=1)
 
 
 @dataclass(frozen=True)

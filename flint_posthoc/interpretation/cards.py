@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import Data
+from ..errors import AttributionError, FlintWarning
 from ..figures import Figure, as_arrays, as_html, pair_card
 from ..interpreter.fitted import FittedInterpreter
 from .ascent import MaximizationSettings, preset_for
@@ -165,9 +167,13 @@ def _rank(pair: ClassAttributePair) -> float:
     return math.inf if math.isnan(pair.relevance) else -abs(pair.relevance)
 
 
-def _maps(fitted: FittedInterpreter, card: PairCard, settings: AttributionSettings) -> AttributionMap:
+def _maps(fitted: FittedInterpreter, card: PairCard, settings: AttributionSettings) -> AttributionMap | None:
     images = torch.stack([exemplar.image for exemplar in card.exemplars])
-    maps = attribute_pixels(fitted, images, attribute=card.pair.attribute, settings=settings)
+    try:
+        maps = attribute_pixels(fitted, images, attribute=card.pair.attribute, settings=settings)
+    except AttributionError as error:  # the other cards may well have theirs
+        warnings.warn(f"there are no maps of {card.title}: {error}", FlintWarning, stacklevel=2)
+        return None
     sanity = "" if maps.sanity is None else str(maps.sanity)
     return AttributionMap(maps.heat(), maps.method, maps.reason, maps.exact, sanity, tuple(maps.empty.tolist()))
 

@@ -144,7 +144,8 @@ def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, set
         def read(seen: Images) -> Attributes:
             with autocast(fitted.device, bfloat16):
                 activations = run.activations(seen.clone(memory_format=torch.channels_last))  # contiguous() leaves grey images as they are
-            return network.preactivations(activations)
+            with autocast(fitted.device, False):  # Ψ takes no part in it, nor in the caller's
+                return network.preactivations(activations)
 
         with torch.no_grad():
             before = read(images)

@@ -89,7 +89,7 @@ class LocalInterpretation:
         )
         if not self.inside[index]:
             sentences.append(f"the classifier's unrestricted prediction is none of the {len(self.class_ids)} explained classes")
-        if self.classifier_class[index] != self.interpreter_class[index]:
+        if self.classifier_class[index] != self.interpreter_class[index] and not self.agrees[index]:
             sentences.append(f"the classifier says {f!r}, the interpreter {g!r}: this does not explain the classifier's prediction")
         elif self.inside[index] and not self.agrees[index]:
             sentences.append(f"both say {f!r} first, and decide differently on other labels")

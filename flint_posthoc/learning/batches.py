@@ -57,6 +57,17 @@ class LearningBatch(NamedTuple):
         """Of the same shapes, without any image."""
         return self.rows(slice(0, 0))
 
+    def room(self, images: int) -> LearningBatch:
+        """Memory for so many images of these shapes, in these precisions and memory formats."""
+        columns = (_room(column, images) for column in (self.logits, self.target, self.classes))
+        return LearningBatch(tuple(_room(tap, images) for tap in self.activations), *columns)
+
+    def write(self, start: int, part: LearningBatch) -> None:
+        """Copy ``part`` into the rows from ``start`` on."""
+        columns = zip((*self.activations, *self[1:4]), (*part.activations, *part[1:4]), strict=True)
+        for whole, rows in columns:
+            whole[start : start + len(rows)] = rows
+
     @classmethod
     def joined(cls, parts: Sequence[LearningBatch]) -> LearningBatch:
         """The images of all parts."""
@@ -72,11 +83,22 @@ class LearningBatch(NamedTuple):
         return LearningBatch(maps, _taken(self.logits, index), _taken(self.target, index), self.classes[index])
 
 
+def _room(rows: Tensor, count: int) -> Tensor:
+    """Unwritten memory like ``rows``, for ``count`` of them."""
+    if _channels_last(rows):
+        return torch.empty(count, *rows.shape[1:], dtype=rows.dtype, memory_format=torch.channels_last)
+    return torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
+
+
+def _channels_last(rows: Tensor) -> bool:
+    return rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last)
+
+
 def _taken(rows: Tensor, index: Tensor | slice) -> Tensor:
     """``rows[index]``, each copied whole, as plain indexing does not."""
     if isinstance(index, slice):
         return rows[index]
-    if rows.dim() == 4 and rows.is_contiguous(memory_format=torch.channels_last):
+    if _channels_last(rows):
         return rows.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
     return rows.index_select(0, index)
 

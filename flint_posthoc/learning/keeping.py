@@ -122,6 +122,7 @@ def _automatic(reading: Reading) -> Kept:
     """Where there is room for all in every process."""
     images, processes_here = reading.images or 0, local_size()
     wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * free_memory() / processes_here
+    room = room if reading.images else room / 2  # what comes in unknown number is put together at the end, and is there twice then
     if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading, room)
     place = temporary_place()

@@ -56,6 +56,7 @@ class ClassSection:
     facts: str
     note: str
     pairs: tuple[PairView, ...]
+    linked: frozenset[int]  # attributes that have a card of their own on the page
     opposed: tuple[Part, ...]
 
 
@@ -120,6 +121,7 @@ def _section(content: ReportContent, selection: Selection, name: Name, views: Pa
         _facts(content, name.index),
         _note(content, name.index, bool(of_class)),
         tuple(of_class),
+        frozenset(cards),
         tuple(
             Part(name, symbol(j), signed(r), attribute_anchor(j) if j in cards else "")
             for j, r in sorted(opposed, key=lambda part: part[1])

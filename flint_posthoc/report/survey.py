@@ -88,8 +88,9 @@ class SurveyReading:
         self._world.add(batch)
         self._histograms.add(batch.attributes)
         self._images_of_class += kind.members(batch.interpreter_logits).sum(dim=0).cpu()
-        self._confusions.update((first, second) for first, second in zip(f.tolist(), g.tolist(), strict=True) if first != second)
-        self._sampler.add(batch, g, kind.agreement(batch.classifier_logits, batch.interpreter_logits))
+        alike = kind.agreement(batch.classifier_logits, batch.interpreter_logits)
+        self._confusions.update((first, second) for first, second in torch.stack([f, g], dim=1)[~alike].tolist() if first != second)
+        self._sampler.add(batch, g, alike)
 
     def result(self) -> Survey:
         """What the batches so far tell. Raises ``EmptyDataError`` where there was none."""

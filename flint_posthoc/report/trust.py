@@ -128,11 +128,13 @@ def _conciseness(evaluation: Evaluation) -> Curve:
 
 def _idle(evaluation: Evaluation, selection: Selection, threshold: float) -> tuple[AttributeList, ...]:
     silent, dead = set(evaluation.never_fires), set(evaluation.dead_attributes)
-    idle = tuple(j for j, served in enumerate(selection.served) if not served and j not in dead)
+    told = dead | set(evaluation.duplicate_attributes)
+    taking_part = zip(selection.served, selection.opposed, strict=True)
+    idle = tuple(j for j, (served, opposed) in enumerate(taking_part) if not served and not opposed and j not in told)
     groups = (
         ("Never fire", "silent on every image", evaluation.never_fires),
         ("Dead", "fire, but matter for fewer than 0.1 % of the images", tuple(j for j in evaluation.dead_attributes if j not in silent)),
         ("Duplicates", "follow another attribute so closely that they say nothing new", evaluation.duplicate_attributes),
-        ("Serve no class", f"matter for single images, but have a mean relevance above {threshold:g} for no class", idle),
+        ("Serve no class", f"matter for single images, but have a mean relevance beyond ±{threshold:g} for no class", idle),
     )
     return tuple(AttributeList(term, meaning, tuple(map(symbol, attributes))) for term, meaning, attributes in groups if attributes)

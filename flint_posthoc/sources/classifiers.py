@@ -50,9 +50,11 @@ def _from_timm(name: str, published: bool, arguments: dict[str, Any]) -> Any:
 
 
 def _from_torchvision(name: str, published: bool, arguments: dict[str, Any]) -> Any:
-    from torchvision.models import get_model
+    from torchvision.models import get_model, get_model_weights
 
-    return get_model(name, weights="DEFAULT" if published else None, **arguments)
+    model, weights = get_model(name, weights="DEFAULT" if published else None, **arguments), get_model_weights(name)
+    model.transforms = weights.DEFAULT.transforms()  # what they expect, which an instance does not tell; the adapter reads it
+    return model
 
 
 def _from_transformers(name: str, published: bool, arguments: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..classifier.adapter import Crop, Normalization, find_adapter
 from ..errors import ClassNamesError, ConfigurationError, FlintWarning
 from ..explainer import FlintExplainer
 from .classifiers import build_classifier
-from .pictures import ImageForm, LabelledPictures, PictureDataset, ReadablePictures
+from .pictures import ImageForm, InOrder, LabelledPictures, PictureDataset, ReadablePictures
 
 AS_THEY_ARE = Normalization((0.0,), (1.0,))
 LISTS: dict[str, tuple[type, str]] = {  # options that take several values, and what they mean
@@ -134,6 +135,11 @@ class SavedOptions:
             self.interpreter, classifier.build(), device=classifier.place(), allow_other_classifier=self.allow_other_classifier
         )
         fitted = explainer.fitted
+        if fitted.normalization.estimated:
+            raise ConfigurationError(
+                f"{self.interpreter} was fitted without normalization=, its pixel range was estimated: how files become the classifier's "
+                "input is not known"
+            )
         return explainer, ImageForm(fitted.normalization, fitted.image_shape, classifier.crop_of(explainer.model))
 
 
@@ -151,14 +157,19 @@ class LoadingOptions:
     workers: int = 0
     skip_unreadable: bool = False
 
-    def loader(self, pictures: LabelledPictures, form: ImageForm, num_classes: int, *, shuffle: bool = False) -> DataLoader[Any]:
-        """Batches of ``pictures``; without labels, and a warning, where these are not the ``num_classes`` explained ones."""
+    def loader(self, pictures: LabelledPictures, form: ImageForm, names: Sequence[str], *, shuffle: bool = False) -> DataLoader[Any]:
+        """Batches of ``pictures``, labelled by the explained classes: by name, or in their order; else without labels, and a warning."""
         if self.batch_size < 1 or self.workers < 0:
             raise ConfigurationError(f"batch_size must be at least 1 and workers at least 0, got {self.batch_size} and {self.workers}")
-        labelled = len(pictures.classes) == num_classes
+        labelled = len(pictures.classes) == len(names)
         if not labelled:
-            told = f"the data has {len(pictures.classes)} classes, {num_classes} are explained (--classes chooses them)"
+            told = f"the data has {len(pictures.classes)} classes, {len(names)} are explained (--classes chooses them)"
             warnings.warn(f"labels are left out: {told}", FlintWarning, stacklevel=2)
+        elif sorted(pictures.classes) == sorted(names):
+            pictures = InOrder(pictures, names)
+        elif not names[0].startswith("class "):  # what stands for a name that is not known
+            told = f"{pictures.classes[0]!r} for {names[0]!r}, …"
+            warnings.warn(f"the folders are not called as the classes are and are taken in order: {told}", FlintWarning, stacklevel=2)
         kind = ReadablePictures if self.skip_unreadable else PictureDataset
         data = kind(pictures, form, labelled=labelled)
         return DataLoader(data, self.batch_size, shuffle=shuffle, num_workers=self.workers, collate_fn=data.collate)

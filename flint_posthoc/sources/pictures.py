@@ -86,6 +86,21 @@ class LabelledPictures(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
 
 
+class InOrder:
+    """``source`` with its labels counting ``classes``, the same names in another order."""
+
+    def __init__(self, source: LabelledPictures, classes: Sequence[str]) -> None:
+        self.source, self.classes = source, classes
+        self._places = [classes.index(name) for name in source.classes]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        picture, label = self.source[index]
+        return picture, self._places[label]
+
+
 class PictureDataset(Dataset[Any]):
     """``source`` as tensors: (image, label), or the image alone where the labels are not the explained classes."""
 

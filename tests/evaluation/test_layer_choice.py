@@ -38,7 +38,7 @@ def test_choices_of_ones_own_are_measured_beside_the_suggested_one() -> None:
     text = str(comparison)
     assert "c *" in text
     assert "95.00 % ± 1.00" in text
-    assert "15.00 points of fidelity below the best of 2 choices (3 folds)" in text
+    assert "15.00 points of fidelity below the best of 2 choices, at most" in text
     assert json.loads(json.dumps(comparison.to_dict()))["suggested"] == ["c"]
 
 

@@ -58,6 +58,7 @@ def evaluation(attributes: int, classes: int) -> Evaluation:
         classifier_accuracy=0.931,
         interpreter_accuracy=0.917,
         fidelity=0.962,
+        errors=69,
         fidelity_on_errors=0.71,
         fidelity_on_correct=0.98,
         inside_classes=1.0,

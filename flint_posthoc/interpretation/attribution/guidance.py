@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
 from ...arrays import Images
+from ...classifier.recording import is_zero
 from ...classifier.taps import hooked
 from .scores import PixelScores
 
@@ -209,7 +210,7 @@ def _step(node: Node, call: _Call | None) -> Step:
     name = node.name().split("::")[-1].rstrip("0123456789").removesuffix("Backward")
     if name.endswith("BatchNorm") and getattr(node, "_saved_training", False):
         name = "InstanceNorm"  # with the statistics of the image itself
-    if name.startswith("Clamp") and getattr(node, "_saved_min", None) != 0:
+    if name.startswith("Clamp") and not is_zero(getattr(node, "_saved_min", None)):
         name = "Bound"  # for example that of a norm in F.normalize: no rectifier
     factors = sum(following is not None for following, _ in node.next_functions)  # x * x has two
     foreign = isinstance(node, torch.autograd.function.BackwardCFunction)

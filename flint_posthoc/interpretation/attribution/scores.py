@@ -18,6 +18,7 @@ from ...classifier.taps import frozen
 from ...classifier.view import OpenView
 from ...errors import AttributionError, UnsupportedClassifierError
 from ...interpreter.fitted import FittedInterpreter
+from ...precision import autocast
 
 
 class PixelScores(nn.Module):
@@ -48,19 +49,25 @@ Score: TypeAlias = Callable[[PixelScores, Images], Tensor]
 
 def attribute_scores(network: PixelScores, images: Images) -> Tensor:
     """Φ(x), (B, J)."""
-    attributes: Tensor = network.attribute_network(network.activations(images))
+    activations = network.activations(images)
+    with autocast(images.device, False):  # f alone takes part in the caller's
+        attributes: Tensor = network.attribute_network(activations)
     return attributes
 
 
 def preactivation_scores(network: PixelScores, images: Images) -> Tensor:
     """Φ(x) before its ReLU, (B, J): where φ_j fires its gradient is the same, where it does not there still is one."""
-    preactivations: Tensor = network.attribute_network.preactivations(network.activations(images))  # type: ignore[operator]
+    activations = network.activations(images)
+    with autocast(images.device, False):
+        preactivations: Tensor = network.attribute_network.preactivations(activations)  # type: ignore[operator]
     return preactivations
 
 
 def interpreter_scores(network: PixelScores, images: Images) -> Tensor:
     """g's logits (B, C)."""
-    logits: Tensor = network.head(attribute_scores(network, images))
+    attributes = attribute_scores(network, images)
+    with autocast(images.device, False):
+        logits: Tensor = network.head(attributes)
     return logits
 
 

@@ -15,7 +15,7 @@ from .scores import Score
 
 
 def _mean_colour(fitted: FittedInterpreter) -> Tensor:
-    return fitted.class_means.nanmean(dim=(0, 2, 3)).view(1, -1, 1, 1)
+    return fitted.class_means.mean(dim=(0, 2, 3)).view(1, -1, 1, 1)
 
 
 def _black(fitted: FittedInterpreter) -> Tensor:
@@ -34,8 +34,8 @@ class AttributionSettings:
         smooth_samples: noisy copies of each image whose maps are averaged (SmoothGrad); 0: none.
         smooth_noise: their noise's deviation as a share of the image's own range.
         occlusion_patch: pixels of the occluding patch's side; ``None``: an eighth of the image's shorter side. It moves by half of itself.
-        baseline: what "nothing" looks like, for integrated gradients, DeepLIFT and occlusion: "mean", the mean colour of the
-            training images, or "black".
+        baseline: what "nothing" looks like, for integrated gradients, DeepLIFT and occlusion: "mean", the mean colour of
+            the classes' mean images, or "black".
         layer: the tap of Grad-CAM; ``None``: the coarsest one, of equal ones the last.
         batch_size: most images in one pass.
         seed: of the noise.

@@ -68,7 +68,7 @@ class ActivationCache:
             components, stream = in_components(passes, preparation.max_channels)
             if folder is None:
                 as_run = "bfloat16" if preparation.bfloat16 else "float32"
-                return cls._of(_in_memory(stream, as_run if precision == "auto" else precision), origin, components)
+                return cls._of(_in_memory(stream, as_run if precision == "auto" else precision, images), origin, components)
             needed = (images or 0) * bytes_per_image(preparation, precision) * local_size()
             place = part_folder(Path(folder))
             written = write_cache(place, origin, stream, components, precision=precision, needed=needed, overwrite=overwrite)
@@ -212,9 +212,9 @@ class CachedBatches:
         return maps.to(torch.bfloat16, memory_format=torch.channels_last) if self.bfloat16 else maps.float()
 
 
-def _in_memory(passes: Iterator[LearningBatch], precision: str) -> RowsInMemory:
+def _in_memory(passes: Iterator[LearningBatch], precision: str, images: int | None) -> RowsInMemory:
     narrow = Narrowing(precision)
-    rows = RowsInMemory.of(map(narrow, passes), precision)
+    rows = RowsInMemory.of(map(narrow, passes), precision, images)
     narrow.warn()
     return rows
 

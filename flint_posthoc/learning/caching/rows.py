@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -33,12 +34,25 @@ class RowsInMemory:
     layout: RowLayout
 
     @classmethod
-    def of(cls, passes: Iterable[LearningBatch], precision: str) -> RowsInMemory:
-        """Batches of this precision, on the CPU. Raises ``EmptyDataError`` where there is none."""
-        parts = list(passes)
-        if not parts:
+    def of(cls, passes: Iterable[LearningBatch], precision: str, images: int | None = None) -> RowsInMemory:
+        """Batches of this precision, on the CPU, written to where they stay; for an unknown number of ``images`` there is no such place.
+
+        Raises ``EmptyDataError`` where there is none.
+        """
+        stream = iter(passes)
+        first = next(stream, None)
+        if first is None:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
-        return cls(LearningBatch.joined(parts), RowLayout.of(parts[0], precision))
+        layout = RowLayout.of(first, precision)
+        if images is None:
+            return cls(LearningBatch.joined([first, *stream]), layout)
+        whole, seen = first.room(images), 0
+        for batch in chain([first], stream):
+            if seen + batch.images() > images:
+                return cls(LearningBatch.joined([whole.rows(slice(0, seen)), batch, *stream]), layout)
+            whole.write(seen, batch)
+            seen += batch.images()
+        return cls(whole.rows(slice(0, seen)), layout)
 
     def __len__(self) -> int:
         return len(self.stored.logits)
