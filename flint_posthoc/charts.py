@@ -90,7 +90,8 @@ def histograms(groups: Mapping[str, np.ndarray], *, mark: float, heading: str, a
             values, bins=edges, weights=np.full(len(values), 1 / len(values)), histtype="step", label=f"{shorten(name)} ({len(values):,})"
         )
     axes.axvline(mark, color="black", linewidth=0.8, linestyle=":")
-    axes.legend(fontsize=7)
+    if groups:
+        axes.legend(fontsize=7)
     _plain_axes(axes, heading, axis, "share of images")
     return figure
 

@@ -18,7 +18,7 @@ from flint_posthoc.classifier.adapter import Crop, Normalization
 from flint_posthoc.cli import main
 from flint_posthoc.data import FirstPass, batches
 from flint_posthoc.errors import UnreadablePictureError
-from flint_posthoc.sources.pictures import ImageForm, PictureDataset, ReadablePictures, open_data, open_picture
+from flint_posthoc.sources.pictures import ImageForm, InOrder, PictureDataset, ReadablePictures, open_data, open_picture
 
 FORM = ImageForm(Normalization((0.5,), (0.5,)), (3, 8, 8))
 BROKEN = {"cut.png": 45, "empty.jpg": 0, "header.png": 25}  # bytes that are left of a picture
@@ -159,3 +159,11 @@ def test_the_command_line_skips_on_request_and_says_what(
     assert ("left out: picture 5 of the data cannot be read" in said) is skip
     assert ("3 pictures could not be read and were left out" in said) is (skip and not workers)  # each worker says it for itself
     assert ("ant/cut.png cannot be read as a picture" in said) or not skip
+
+
+def test_folders_in_another_order_than_the_classes_are_told_by_name(folder: Path) -> None:
+    pictures = open_data(str(folder), "train")
+    ordered = InOrder(pictures, ("bee", "ant"))
+    assert len(ordered) == len(pictures)
+    last = len(pictures) - 1
+    assert (pictures[last][1], ordered[last][1]) == (1, 0)

@@ -56,7 +56,8 @@ class PrincipalSpace:
         wide = cloud.double()
         mean = wide.mean(dim=0)
         _, deviations, axes = torch.linalg.svd((wide - mean) / len(wide) ** 0.5, full_matrices=False)
-        kept = int((deviations > RANK * deviations.max().clamp_min(1e-30)).sum())
+        largest = deviations[:1].sum()  # they come by size, and may be none
+        kept = int((deviations > RANK * largest.clamp_min(1e-30)).sum())
         kept = kept if most is None else min(kept, most)
         return cls(mean, (axes[:kept] / deviations[:kept, None]).T)
 

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from flint_posthoc.adapters.torch_module import TorchModuleAdapter
 from flint_posthoc.adapters.transformers_models import TransformersAdapter
 from models import SmallCNN, left_alone, mobile, swin, vit
 from torch import Tensor, nn
 
 from flint_posthoc.classifier.adapter import Crop, ModelAdapter, Normalization, find_adapter
 from flint_posthoc.classifier.preflight import preflight
+from flint_posthoc.errors import UnmappableActivationError, UnsupportedClassifierError
 
 
 def test_families_are_recognised_by_where_their_class_is_defined():
@@ -67,6 +69,8 @@ def test_timm():
     assert adapter.crop(model) == Crop(0.9, "bicubic")
     assert adapter.class_names(model) is None
     model.pretrained_cfg["label_names"] = list("abcdefg")
+    assert adapter.class_names(model) == tuple("abcdefg")
+    model.pretrained_cfg["label_names"] = {str(index): name for index, name in reversed([*enumerate("abcdefg")])}
     assert adapter.class_names(model) == tuple("abcdefg")
     grey = timm.create_model("resnet10t", in_chans=1)
     assert adapter.normalization(grey) is None
@@ -161,3 +165,64 @@ def test_adapters_import_no_family():
         "print([name for name in ('timm', 'torchvision', 'transformers', 'adapters') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_torchvision_models_take_what_their_transforms_say_where_they_have_them():
+    from torchvision.models import EfficientNet_V2_L_Weights
+
+    model = mobile()
+    model.transforms = EfficientNet_V2_L_Weights.DEFAULT.transforms()
+    adapter = find_adapter(model)
+    assert adapter.normalization(model) == Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert adapter.input_size(model) == (3, 480, 480)
+    assert adapter.crop(model) == Crop(1.0, "bicubic")
+
+
+def test_channels_are_those_of_the_image_where_the_first_convolution_has_others():
+    import timm
+
+    model = timm.create_model("tresnet_m", num_classes=3)
+    adapter = find_adapter(model)
+    assert adapter.input_size(model) == (3, 224, 224)
+    assert adapter.normalization(model) is not None
+
+
+def test_tokens_are_read_where_they_stand_in_places_alone():
+    """A change in one corner of the image shows most in that corner of the maps."""
+    from timm.models.hiera import Hiera
+
+    torch.manual_seed(0)
+    model = Hiera(img_size=(64, 64), embed_dim=16, num_heads=1, stages=(1, 1, 2, 1), num_classes=5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    for layer in ("blocks.0", "blocks.3", "blocks.4.norm1"):
+        with pytest.raises(UnmappableActivationError, match="in the order of poolings to come"):
+            preflight(model, [layer], images)
+    (layout,) = preflight(model, ["blocks.4"], images).layouts
+    assert (layout.height, layout.width) == (2, 2)
+    changed = images.clone()
+    changed[:, :, -8:, -8:] += 5
+    seen = {}
+    model.blocks[4].register_forward_hook(lambda module, arguments, output: seen.update(output=output))
+    maps = []
+    for pixels in (images, changed):
+        with torch.no_grad():
+            model(pixels)
+        maps.append(find_adapter(model).canonical(seen["output"], layout))
+    moved = (maps[1] - maps[0]).abs().sum(dim=(0, 1))
+    assert moved.argmax() == 3
+
+
+def test_regression_is_no_classification():
+    model = StandIn({0: "LABEL_0"})
+    model.config.num_labels = 1
+    with pytest.raises(UnsupportedClassifierError, match="numbers of a regression"):
+        TransformersAdapter().output_kind(model)
+    model.config.problem_type = "single_label_classification"
+    assert TransformersAdapter().output_kind(model).name == "categorical"
+
+
+def test_a_prefix_that_a_family_knows_is_not_guessed_otherwise():
+    adapter = TorchModuleAdapter()
+    adapter.prefix_tokens = lambda model: 1
+    with pytest.raises(UnmappableActivationError):
+        adapter.layout("layer", torch.randn(2, 1 + 14, 24), torch.randn(2, 3, 32, 32), StandIn({0: "a", 1: "b"}))

@@ -134,6 +134,11 @@ def test_a_disagreement_about_other_labels_is_called_that() -> None:
     told = [local.caveat(index) for index in (same_first & ~local.agrees).nonzero().flatten().tolist()]
     assert told
     assert all("decide differently on other labels" in caveat and "unrestricted" not in caveat for caveat in told)
+    alike = [local.caveat(index) for index in (~same_first & local.agrees).nonzero().flatten().tolist()]
+    assert alike
+    assert not any("does not explain" in caveat for caveat in alike)
+    counted = sum(images for _, images in survey(several.fitted, small.images(200, seed=5)).confusions)
+    assert counted == int((~same_first & ~local.agrees).sum())
 
 
 def test_what_kinds_there_are_is_said() -> None:

@@ -153,3 +153,11 @@ def test_it_works_under_inference_mode():
     with torch.inference_mode():
         record = preflight(ModuleCNN(), ["conv2"], torch.randn(2, 3, 32, 32))
     assert record.layouts[0].overwritten
+
+
+def test_bounds_may_be_tensors() -> None:
+    class Bounded(SmallCNN):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.clamp(min=torch.zeros(3, 1, 1)))
+
+    assert preflight(Bounded(), ["conv1"], torch.randn(2, 3, 32, 32)).functional_activations == 0

@@ -175,3 +175,13 @@ def test_no_trace_stays_on_either_network(learnt: FlintExplainer, pixels: Tensor
     stranger: nn.Module = small.tiny(seed=5).train()
     with left_alone(learnt.model), left_alone(stranger):
         compare_baselines(learnt.fitted, pixels, pixels, independent=stranger)
+
+
+def test_margins_are_paired_over_images(learnt: FlintExplainer, train: Tensor, labelled: list[tuple[Tensor, Tensor]]) -> None:
+    found = compare_baselines(learnt.fitted, train, labelled)
+    own = found[INTERPRETER]
+    for baseline in found.baselines:
+        assert baseline.margin.mean == pytest.approx(own.fidelity - baseline.fidelity)
+        assert baseline.margin.low <= baseline.margin.mean <= baseline.margin.high
+    assert own.margin == (0, 0, 0)
+    assert f"which learnt from {len(train):,} images" in found.meaning()

@@ -11,6 +11,7 @@ from models import left_alone
 from torch import Tensor
 
 from flint_posthoc import FlintExplainer
+from flint_posthoc.charts import histograms
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
 from flint_posthoc.evaluation.depth import DepthSettings
 from flint_posthoc.evaluation.disagreement import (
@@ -154,3 +155,22 @@ def test_no_trace_stays(learnt: FlintExplainer, trust: Trust, pixels: Tensor, st
     with left_alone(learnt.model):
         learn_trust(learnt.fitted, pixels.repeat(4, 1, 1, 1), SETTINGS)
         analyse_disagreement(learnt.fitted, trust, pixels, outside=[(strange, torch.full((30,), 77))])
+
+
+def test_what_the_class_never_does_is_far_from_it() -> None:
+    """Also where the class varies in few directions, or in none."""
+    source = torch.Generator().manual_seed(0)
+    members = torch.cat([torch.rand(200, 3, generator=source), torch.zeros(200, 4)], dim=1)
+    usual = torch.cat([torch.rand(50, 3, generator=source), torch.zeros(50, 4)], dim=1)
+    known = ClassDepth.of(members, SETTINGS)
+    assert (known(usual) >= 1).float().mean() > 0.8
+    strange = usual.clone()
+    strange[:, 5] = 100
+    assert (known(strange) < 0.05).all()
+    constant = ClassDepth.of(torch.ones(60, 4), SETTINGS)
+    assert (constant(torch.ones(3, 4)) >= 1).all()
+    assert (constant(torch.zeros(3, 4)) < 1).all()
+
+
+def test_nothing_to_judge_can_still_be_drawn() -> None:
+    assert histograms({}, mark=1.0, heading="depth", axis="depth").axes

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flint_posthoc.evaluation.estimates import auroc, bootstrap, paired_interval
+from flint_posthoc.evaluation.estimates import auroc, bootstrap, paired_interval, sign_test
 from flint_posthoc.evaluation.words import number, percent, plain, table
 
 pairs = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=20)
@@ -94,3 +94,13 @@ def test_any_result_becomes_plain_json() -> None:
     exported = plain(_Result(math.nan, torch.tensor([[1.0, math.inf]]), {3: _Named(0.5, (1, 2))}))
     assert exported == {"share": None, "values": [[1.0, None]], "by_name": {"3": {"left": 0.5, "right": [1, 2]}}}
     assert json.loads(json.dumps(exported, allow_nan=False)) == exported
+
+
+@pytest.mark.parametrize(("first", "second", "p"), [(5, 0, 0.0625), (6, 0, 0.03125), (0, 0, 1.0), (7, 3, 0.34375)])
+def test_the_sign_test_is_the_binomials(first: int, second: int, p: float) -> None:
+    assert sign_test(first, second) == pytest.approx(p)
+    assert sign_test(second, first) == pytest.approx(p)
+
+
+def test_of_many_samples_the_sign_test_is_the_normals() -> None:
+    assert sign_test(530, 470) == pytest.approx(sign_test(531, 470), abs=0.02)

@@ -13,7 +13,7 @@ from models import Family, ModuleCNN, every_family, left_alone
 from torch import Tensor, nn
 
 from flint_posthoc import FlintExplainer
-from flint_posthoc.errors import ConfigurationError, EmptyDataError, UnmappableActivationError
+from flint_posthoc.errors import ConfigurationError, DataError, EmptyDataError, UnmappableActivationError
 from flint_posthoc.evaluation.ablation import (
     RIDGE,
     GradientAblation,
@@ -345,3 +345,24 @@ def test_bad_input_is_refused_and_no_trace_stays(learnt: FlintExplainer, pixels:
         measure_faithfulness(learnt.fitted, pixels, settings=few)
     with left_alone(learnt.model), torch.inference_mode():
         assert measure_faithfulness(learnt.fitted, pixels, settings=few).images == 3
+
+
+def test_nothing_is_concluded_from_a_few_images(learnt: FlintExplainer, train: Tensor, pixels: Tensor) -> None:
+    few = measure_faithfulness(learnt.fitted, pixels[:4], train=train, settings=FaithfulnessSettings(images=4, training_images=60))
+    assert few.images == 4
+    assert "it is not shown that f follows the explanation" in few.meaning()
+
+
+def test_others_are_others() -> None:
+    drop = torch.tensor([[1.0, 2.0, 3.0, math.nan], [4.0, 5.0, math.nan, math.nan]])
+    for seed in range(20):
+        mixed = _of_others(drop, torch.Generator().manual_seed(seed))
+        known = ~drop.isnan()
+        assert (mixed[known] != drop[known]).all()
+        assert torch.equal(mixed.isnan(), drop.isnan())
+        assert sorted(mixed[0, :3].tolist()) == [1.0, 2.0, 3.0]
+
+
+def test_data_that_can_be_read_once_needs_training_images(learnt: FlintExplainer, pixels: Tensor) -> None:
+    with pytest.raises(DataError, match="can be read only once"):
+        measure_faithfulness(learnt.fitted, small.generated(pixels))

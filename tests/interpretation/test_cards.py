@@ -7,7 +7,7 @@ import small
 import torch
 from models import left_alone
 
-from flint_posthoc.errors import ConfigurationError
+from flint_posthoc.errors import AttributionError, ConfigurationError, FlintWarning
 from flint_posthoc.interpretation import cards as cards_module
 from flint_posthoc.interpretation.ascent import GREY, Stage
 from flint_posthoc.interpretation.cards import draw_cards
@@ -100,3 +100,20 @@ def test_in_a_notebook(explain, without_pyplot) -> None:
     page = replace(card, class_name="<script>alert(1)</script>")._repr_html_()
     assert page.count("<img") == 1
     assert "<script>" not in page
+
+
+def test_a_card_without_maps_does_not_cost_the_others_theirs(explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = cards_module.attribute_pixels, []
+
+    def failing_first(*given, **settings):
+        asked.append(given)
+        if len(asked) == 1:
+            raise AttributionError("not finite")
+        return real(*given, **settings)
+
+    monkeypatch.setattr(cards_module, "attribute_pixels", failing_first)
+    with pytest.warns(FlintWarning, match="there are no maps of φ"):
+        cards = draw_cards(explain.fitted, small.images(60), PAIRS, maximization=QUICK)
+    drawn = [card for card in cards if card.picture is not None]
+    assert sum(card.attribution is None for card in drawn) == 1
+    assert len(drawn) > 1

@@ -520,3 +520,20 @@ def test_ten_times_the_images_take_no_more_memory(tmp_path: Path) -> None:
     answer = subprocess.run([sys.executable, "-c", EPOCHS, str(tmp_path)], check=True, env=environment, capture_output=True, timeout=240)
     small, large = map(int, answer.stdout.split())
     assert large - small < RSS_GROWTH
+
+
+@pytest.mark.parametrize("images", [None, ROWS, ROWS + 7, ROWS - 5])
+def test_rows_in_memory_are_those_that_came_however_many_were_announced(images: int | None) -> None:
+    kept = RowsInMemory.of(batches(), "float32", images)
+    assert len(kept) == ROWS
+    assert same(kept.select(torch.arange(ROWS)), whole())
+
+
+def test_rows_of_known_number_are_written_once_and_keep_their_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = [
+        batch._replace(activations=tuple(tap.contiguous(memory_format=torch.channels_last) for tap in batch.activations))
+        for batch in batches()
+    ]
+    monkeypatch.setattr(LearningBatch, "joined", None)  # which would hold all of it twice
+    kept = RowsInMemory.of(last, "float32", ROWS)
+    assert all(tap.is_contiguous(memory_format=torch.channels_last) for tap in kept.stored.activations)

@@ -189,3 +189,19 @@ def test_other_channels_nan_and_values_outside_break_nothing() -> None:
     spoilt = torch.full((2, 10, 12), float("nan"))
     cards = [synthetic.replace(card, pixels=(spoilt, *card.pixels[1:])) if card.pixels else card for card in content.cards]
     assert 'viewBox="0 0 12 10"' in render(synthetic.replace(content, cards=cards))
+
+
+def test_links_lead_somewhere_where_attributes_are_left_out() -> None:
+    page = render(synthetic.content(attributes=25, pairs=40, limits=Limits(attributes=3)))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_attributes_that_speak_against_a_class_are_not_called_idle() -> None:
+    content = synthetic.content()
+    world, last = content.survey.world, content.survey.evaluation.num_attributes - 3
+    relevance = world.relevance.clone()
+    relevance[last] = 0.0
+    relevance[last, 0] = -0.9
+    against = synthetic.replace(content, survey=synthetic.replace(content.survey, world=synthetic.replace(world, relevance=relevance)))
+    page = render(against)
+    assert "Serve no class" not in page
