@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import operator
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -27,9 +27,11 @@ from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
 from .learning.caching.cache import ActivationCache
+from .learning.caching.folder import temporary_folder
+from .learning.caching.layout import bytes_per_image
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import Reading, own_images, warned_of_augmentation
+from .learning.keeping import Reading, memory_to_fill, own_images, warned_of_augmentation
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
@@ -281,17 +283,30 @@ class FlintExplainer(Explanations):
                 preparation, reading.passes("activations"), folder=folder, precision=precision, images=images, overwrite=overwrite
             )
 
+    @preserved_random_state()
     def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
         """How many attributes? Cross-validated fits of each size on activations that f gave once, and the smallest size that is enough.
+
+        The activations are kept in memory where there is room for them and for those of all folds but one, else in a temporary folder.
 
         Raises:
             DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
         """
         check_sizes(sizes, folds, num_images(data))
-        with alone():
-            cache = self.cache(data, progress=progress)
+        with alone(), ExitStack() as stack:
+            folder = None if self._has_room(data, copies=2) else stack.enter_context(temporary_folder())
+            cache = self.cache(data, folder=folder, progress=progress)
             prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
             return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
+
+    def _has_room(self, data: Data, copies: int) -> bool:
+        """Whether so many copies of f's activations over ``data`` may be kept in memory; of data that cannot tell its size they may."""
+        images = num_images(data)
+        if images is None or is_one_shot(data):
+            return True
+        prepared = self._prepare(FirstPass(data).images)
+        preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
+        return copies * images * bytes_per_image(preparation, "float32") <= memory_to_fill()
 
     @preserved_random_state()
     def compare_layers(

@@ -58,6 +58,11 @@ def own_images(data: Data) -> int | None:
     return images if images is None or is_stream(data) else len(share(images))
 
 
+def memory_to_fill() -> float:
+    """Bytes that this process may fill with what it keeps."""
+    return MEMORY_SHARE * free_memory() / local_size()
+
+
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
     """``passes`` with a bar that counts images."""
     with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
@@ -93,7 +98,7 @@ def within(passes: Iterable[LearningBatch], image_bytes: int, room: float) -> Ge
 
 def held(passes: Iterable[LearningBatch], *, at_any_price: bool) -> list[LearningBatch] | None:
     """All of ``passes`` in the machine's memory; ``None``, and a warning, where they would fill too much of it."""
-    found, room = list[LearningBatch](), MEMORY_SHARE * free_memory() / local_size()
+    found, room = list[LearningBatch](), memory_to_fill()
     for batch in passes:
         found.append(batch.to(torch.device("cpu")))
         room -= batch.nbytes()
@@ -121,7 +126,7 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
 def _automatic(reading: Reading) -> Kept:
     """Where there is room for all in every process."""
     images, processes_here = reading.images or 0, local_size()
-    wanted, room = images * bytes_per_image(reading.preparation, "float32"), MEMORY_SHARE * free_memory() / processes_here
+    wanted, room = images * bytes_per_image(reading.preparation, "float32"), memory_to_fill()
     room = room if reading.images else room / 2  # what comes in unknown number is put together at the end, and is there twice then
     if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading, room)

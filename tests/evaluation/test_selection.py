@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import small
@@ -15,6 +18,7 @@ from flint_posthoc import FlintExplainer, Normalization
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError
 from flint_posthoc.evaluation.evaluation import Evaluation
 from flint_posthoc.evaluation.selection import Selection, SizeScore, folds_of, recommend, sweep_sizes
+from flint_posthoc.learning import keeping
 from flint_posthoc.learning.caching.cache import ActivationCache
 from flint_posthoc.learning.fitting import FitRequest, fit
 
@@ -146,3 +150,18 @@ def test_no_trace_stays_whatever_mode_the_caller_is_in(explain: FlintExplainer, 
 def test_images_are_counted(found: Selection) -> None:
     pixels: Tensor = small.images(48)
     assert (found.images, found.folds) == (len(pixels), 2)
+
+
+def test_what_does_not_fit_the_memory_twice_goes_to_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    asked: list[Any] = []
+    real = FlintExplainer.cache
+    monkeypatch.setattr(FlintExplainer, "cache", lambda self, data, **how: asked.append(how["folder"]) or real(self, data, **how))
+    whole = small.explainer().selection(small.images(), [2], folds=2, progress=False)
+    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
+    parts = small.explainer().selection(small.images(), [2], folds=2, progress=False)
+    assert asked[0] is None
+    assert Path(asked[1]).is_relative_to(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert parts.scores[0].fidelity == pytest.approx(whole.scores[0].fidelity, abs=0.1)

@@ -162,7 +162,7 @@ class Endless(IterableDataset):
 
 
 @pytest.mark.parametrize("once", [False, True])
-def test_a_stream_of_unknown_length_fills_half_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch, once: bool) -> None:
+def test_a_stream_of_unknown_length_fills_its_share_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch, once: bool) -> None:
     monkeypatch.setattr(keeping, "free_memory", lambda: 2**20)
     loader = DataLoader(Endless(), batch_size=10)
     with pytest.raises(MemoryExhaustedError, match=r"of the first [\d,]+ images fill the 0.0 GiB .* did not say how many"):

@@ -64,7 +64,7 @@ class Attribution:
 
     def plot(self) -> Figure:
         """Each image above its map: blue speaks for the target, red against it."""
-        heading = f"Where it is seen ({self.method})"
+        heading = f"Where it is seen: {self.method.replace('_', ' ')}, blue for and red against"
         return under_images(as_arrays(self.pixels), as_arrays(self.heat()), self.target, show_heat, heading=heading)
 
     def __str__(self) -> str:
