@@ -34,5 +34,9 @@ def lowered(precision: str, device: torch.device, dtype: torch.dtype, *, automat
 
 
 def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager[object]:
-    """A context in which convolutions and matrix products run in bfloat16."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    """A context in which convolutions and matrix products run in bfloat16, or not enabled do not, whatever the contexts around it say.
+
+    Without autocast's cache of lowered weights: that is emptied when the outermost context ends, so that a fit inside another one would go
+    on with the weights of its first step.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)

@@ -417,3 +417,28 @@ def test_the_final_model_serves_threads_and_other_precisions() -> None:
     lower = final.to(torch.bfloat16)(pixels)
     assert lower.dtype is torch.bfloat16
     torch.testing.assert_close(lower.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_a_fit_in_bfloat16_learns_as_well_as_one_in_float32() -> None:
+    """Autocast keeps lowered weights until its outermost context ends: with those of the first step nothing is learnt."""
+    model, pixels = small.tiny(), small.images(200)
+    fidelity = {}
+    for precision in ("float32", "bfloat16"):
+        explain = small.explainer(model)
+        explain.fit(pixels, precision=precision, max_steps=200, progress=False)
+        fidelity[precision] = explain.evaluate(pixels).fidelity
+    assert fidelity["float32"] > 0.5
+    assert fidelity["bfloat16"] == pytest.approx(fidelity["float32"], abs=0.05)
+
+
+def test_a_classifier_that_learns_in_bfloat16_is_the_one_that_is_left() -> None:
+    pixels = small.images(200)
+    explain = small.explainer(small.tiny(1), joint=True)
+    history = explain.fit(
+        small.loader(pixels, small.labels(small.tiny(), pixels, 1000)), precision="bfloat16", epochs=20, learning_rate=1e-2, progress=False
+    )
+    learnt = history[-1].accuracy
+    assert learnt is not None
+    assert learnt > 0.5
+    assert history.account is not None
+    assert history.account.after == pytest.approx(learnt, abs=0.1)
