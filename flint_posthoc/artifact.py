@@ -9,6 +9,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ def save(folder: str | Path, saved: SavedExplainer) -> Path:
             write_json(path / JSON_NAME, _description(saved) | {"classifier": classifier, "tensors": digests[TENSORS_NAME]})
         finally:
             _settle(path)
+        if not fitted.joint:
+            with suppress(OSError):
+                (path / CLASSIFIER_NAME).unlink(missing_ok=True)  # of an earlier fit, which taught its classifier
     return path
 
 
@@ -205,7 +209,8 @@ def load_trained_classifier(folder: str | Path, model: nn.Module) -> None:
     """
     path, stored_json = _read(folder)
     digest, path = _digests(stored_json)[CLASSIFIER_NAME], path / CLASSIFIER_NAME
-    if digest is None and not path.exists():
+    classifier = stored_json.get("classifier")
+    if not (isinstance(classifier, dict) and classifier.get("trained")):
         raise NotAnArtifactError(f"{path.parent} holds no {CLASSIFIER_NAME}: only a fit with joint=True saves the classifier")
     stored = read_tensors(path if digest is None else _file_of(path, digest, TENSORS_LIMIT)).tensors
     wanted = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}

@@ -15,7 +15,7 @@ import torch
 from .errors import FlintWarning, MemoryExhaustedError
 
 Part = TypeVar("Part")
-_SAYINGS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc", "std::bad_alloc")
+_SAYINGS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed")
 _PIXELS_A_CORE = 8 * 224 * 224
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")

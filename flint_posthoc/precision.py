@@ -9,6 +9,7 @@ import torch
 from .errors import ConfigurationError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+FUSED = ("cpu", "cuda", "mps")  # devices with an Adam of one kernel
 
 
 def bfloat16_pays(device: torch.device) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import ConfigurationError, ProcessFailedError
+from .errors import ConfigurationError, FlintWarning, ProcessFailedError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # that a process waits for the slowest one; a dead one is noticed at once
@@ -46,6 +47,9 @@ def start(backend: str | None = None) -> torch.device:
     """
     cuda = torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if torch.cuda.is_available() and not cuda:
+        told = f"{os.environ['LOCAL_WORLD_SIZE']} processes share {torch.cuda.device_count()} GPUs here: all of them work on the CPU"
+        warnings.warn(told, FlintWarning, stacklevel=2)
     if cuda:
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not _initialized():

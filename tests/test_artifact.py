@@ -285,3 +285,15 @@ def test_a_place_that_cannot_be_written_to_is_said(explain: FlintExplainer, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be made a folder"):
         explain.save_pretrained(tmp_path / "file")
+
+
+def test_an_interpreter_saved_over_a_taught_classifier_leaves_none_behind(tmp_path: Path) -> None:
+    pixels = small.images()
+    taught = small.explainer(small.tiny(1), joint=True)
+    taught.fit(small.loader(pixels, small.labels(taught.model, pixels)), progress=False)
+    taught.save_pretrained(tmp_path)
+    assert (tmp_path / "classifier.safetensors").exists()
+    small.fitted().save_pretrained(tmp_path)
+    assert not (tmp_path / "classifier.safetensors").exists()
+    with pytest.raises(NotAnArtifactError, match="only a fit with joint=True saves the classifier"):
+        FlintExplainer.from_pretrained(tmp_path, small.tiny(), load_classifier=True)

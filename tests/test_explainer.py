@@ -442,3 +442,10 @@ def test_a_classifier_that_learns_in_bfloat16_is_the_one_that_is_left() -> None:
     assert learnt > 0.5
     assert history.account is not None
     assert history.account.after == pytest.approx(learnt, abs=0.1)
+
+
+def test_a_final_model_can_be_explained_and_made_final_again() -> None:
+    inner = small.fitted().as_classifier()
+    outer = small.explainer(inner, layers=["attribute_network.merge"])
+    outer.fit(small.images(), progress=False)
+    assert outer.as_classifier()(small.images(4)).shape == (4, small.CLASSES)

@@ -1,6 +1,7 @@
 """What holds for the house as a whole: the order of imports, what an import costs, what is never used."""
 
 import ast
+import configparser
 import importlib.util
 import os
 import re
@@ -137,3 +138,20 @@ def test_the_measures_of_trust_give_what_their_page_promises() -> None:
     assert {name for name, result in results.items() if not hasattr(result, "to_dict")} == set()
     assert {name for name, result in results.items() if not hasattr(result, "plot")} == {"sanity_check", "compare_layers"}
     assert {name for name, result in results.items() if "__str__" not in vars(result)} == set()
+
+
+def test_a_wheel_holds_every_package() -> None:
+    """setup.cfg lists them by hand; editable installations do not notice what is missing."""
+    listed = configparser.ConfigParser()
+    listed.read(ROOT / "setup.cfg")
+    packages = set(listed["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "flint_posthoc").rglob("__init__.py")}
+    assert packages == found | {"flint_posthoc.adapters"}
+    data = dict(listed["options.package_data"])
+    others = {path for path in (ROOT / "flint_posthoc").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    held = {match for package, globs in data.items() for glob in globs.split(",") for match in _folder(package).glob(glob.strip())}
+    assert others - held == set()
+
+
+def _folder(package: str) -> Path:
+    return ROOT.joinpath(*package.split("."))

@@ -19,11 +19,10 @@ from torch.autograd.function import once_differentiable
 from ..arrays import Attributes, Images, PerImage
 from ..classifier.adapter import Normalization
 from ..errors import ConfigurationError
-from ..precision import PRECISIONS
+from ..precision import FUSED, PRECISIONS
 from .parameterization import PARAMETERIZATIONS
 
 Climb: TypeAlias = Callable[[Images], Attributes]  # pre-activations (B, J) of Ψ, differentiable
-FUSED = ("cpu", "cuda")  # devices with an Adam of one kernel
 START_SPACES = ("pixels", "normalised")
 
 

@@ -154,7 +154,8 @@ def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, set
         climbed = ascend(objective, STARTS[start](images, normalization, settings), normalization, settings)
         pixels = as_delivered(climbed.images, normalization)
         with torch.no_grad():
-            after = torch.stack([read(normalization.normalize(moved)).relu() for moved in shifted(pixels)]).median(dim=0).values
+            seen = torch.stack([read(normalization.normalize(moved)).relu() for moved in shifted(pixels)])
+            after = seen.sort(dim=0).values[(len(seen) - 1) // 2]  # the median, which CUDA does not compute deterministically
     shown = normalization.denormalize(images)
     variations = total_variation(shown), total_variation(pixels)
     return Maximization(attributes, shown, pixels, before.relu(), after, *variations, climbed.objective, settings)

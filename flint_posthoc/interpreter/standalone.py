@@ -16,7 +16,7 @@ from ..classifier.taps import frozen, hooked, tapped
 from ..classifier.view import model_dtype
 from .fitted import FittedInterpreter
 
-_PASSING = threading.Lock()  # hooks stand on the classifier during a pass: of several threads, or DataParallel's replicas, one at a time
+_PASSING = threading.RLock()  # hooks stand on the classifier during a pass: of several threads, or DataParallel's replicas, one at a time
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _by_design(
     """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
     if PROBABILITIES in prepared.record.warnings:
         raise ClassifierOutputError(f"{PROBABILITIES}: L_pred and L_of would take a second softmax or sigmoid of it")
-    if is_one_shot(request.data):
+    if is_one_shot(request.data) or (request.validation is not None and is_one_shot(request.validation)):
         raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
     model, preparation = prepared.view.model, preparation._replace(labels="targets", max_channels=None)  # components change with f
     survey = Survey.of(_reading(preparation, request).passes("survey"), prepared.view.num_classes)

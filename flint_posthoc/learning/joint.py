@@ -18,7 +18,7 @@ from ..arrays import Images, Logits, Scalar
 from ..classifier.adapter import OutputKind
 from ..classifier.view import OpenView, ViewPass
 from ..data import Batch, Data, class_of
-from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError
+from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError, TrainingDivergedError
 from ..memory import Halving, at_once
 from .batches import LearningBatch, Preparation
 
@@ -100,8 +100,10 @@ class JointBatches:
 def _one_pass(run: OpenView, images: Images) -> ViewPass:
     try:
         return run(images)
+    except ClassifierOutputError as error:
+        raise TrainingDivergedError(f"while it learnt, {error}; lower the learning rate of JointSettings") from error
     except ValueError as error:
-        if len(images) > 1 or isinstance(error, ClassifierOutputError):
+        if len(images) > 1:
             raise
         raise BatchFormatError(f"the classifier cannot learn from a batch of one image ({error}); use drop_last=True") from error
 

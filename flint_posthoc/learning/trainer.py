@@ -18,7 +18,7 @@ from ..data import seed_global_states
 from ..errors import EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
-from ..precision import autocast
+from ..precision import FUSED, autocast
 from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, midway, minimum_, rank, sum_
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
@@ -316,7 +316,9 @@ def _count(source: BatchSource) -> int:
     return sum(1 for _ in source.epoch(0))
 
 
-def _optimizer(interpreter: nn.Module, settings: FitSettings, classifier: nn.Module | None, joint: JointSettings) -> torch.optim.Optimizer:
+def _optimizer(
+    interpreter: Interpreter, settings: FitSettings, classifier: nn.Module | None, joint: JointSettings
+) -> torch.optim.Optimizer:
     """AdamW over Ψ and d, over h, and perhaps over f; ``scale`` is a group's share of the learning rate."""
     head = [parameter for name, parameter in interpreter.named_parameters() if name.startswith("head.")]
     rest = [parameter for name, parameter in interpreter.named_parameters() if not name.startswith("head.")]
@@ -327,4 +329,4 @@ def _optimizer(interpreter: nn.Module, settings: FitSettings, classifier: nn.Mod
     if classifier is not None:
         scale = joint.learning_rate / settings.peak
         groups.append({"params": learnable(classifier), "weight_decay": joint.weight_decay, "scale": scale})
-    return torch.optim.AdamW(groups, lr=settings.peak, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.peak, fused=interpreter.head.weight.device.type in FUSED)

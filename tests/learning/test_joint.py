@@ -22,6 +22,7 @@ from flint_posthoc.errors import (
     LabelRangeError,
     MissingLabelsError,
     NotAnArtifactError,
+    TrainingDivergedError,
 )
 from flint_posthoc.learning import fitting
 from flint_posthoc.learning.checkpoint import FitCheckpoint
@@ -451,3 +452,16 @@ def test_a_start_of_other_sizes_is_no_start() -> None:
     fresh.fit(small.loader(PIXELS, TRUTH), progress=False)
     assert not any("earlier fit" in note for note in history.notes)
     assert small.weights(started) == small.weights(fresh)
+
+
+def test_validation_that_can_be_read_once_is_refused_before_anything_is_learnt() -> None:
+    model = small.tiny()
+    once = iter([(PIXELS, TRUTH)])
+    with left_alone(model), pytest.raises(ConfigurationError, match="can be read only once"):
+        joint(model).fit(small.loader(PIXELS, TRUTH), validation=once, progress=False)
+
+
+def test_a_classifier_that_diverges_is_not_called_unnormalised() -> None:
+    model = small.tiny()
+    with left_alone(model), pytest.raises(TrainingDivergedError, match="lower the learning rate of JointSettings"):
+        fitted(model, settings=quick(learning_rate=1e30), max_steps=40)
