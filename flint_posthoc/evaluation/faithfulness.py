@@ -52,7 +52,7 @@ class AblationScore:
     """How faithful a dictionary is to f at the taps. Correlations of ranks are over the attributes of an image, means over images.
 
     Attributes:
-        correlation: of f's logit drop with the contribution α.  random_attribute: with α of another attribute of the image.
+        correlation: of f's logit drop with the contribution α.  random_attribute: with α shuffled among the attributes of the image.
         random_direction: of α with the drop by a random move of the same length: how much the length alone explains.
         advantage: of the first over the third, image by image.
         claimed: mean α of attributes that speak for the class (α > 0).  drop, random_drop: what f's logit really falls by. Taking out goes
@@ -104,13 +104,13 @@ def _by_image(alpha: Table, drop: Table) -> PerImage:
     return torch.tensor([float(spearman(*pair)) if len(pair[0]) >= FEWEST else torch.nan for pair in pairs], dtype=torch.float64)
 
 
-def _of_others(drop: Table, generator: Generator) -> Table:
-    """The drops of each image moved on among the attributes that take part, in a random order: each gets that of another one."""
+def _shuffled(drop: Table, generator: Generator) -> Table:
+    """The drops of each image permuted among the attributes that take part."""
     keys = torch.rand(drop.shape, generator=generator).masked_fill(drop.isnan(), torch.inf)
     mixed = torch.full_like(drop, torch.nan)
     for row, (order, values) in enumerate(zip(keys.argsort(dim=1), drop, strict=True)):
-        known = order[: int((~values.isnan()).sum())]
-        mixed[row, known] = values[known.roll(1)]
+        known = (~values.isnan()).nonzero().flatten()
+        mixed[row, known] = values[order[: len(known)]]
     return mixed
 
 
@@ -123,7 +123,7 @@ def score_ablations(name: str, found: Ablations, seed: int) -> AblationScore:
     return AblationScore(
         name,
         correlation=bootstrap(own, seed),
-        random_attribute=bootstrap(_by_image(found.alpha, _of_others(found.drop, generator)), seed),
+        random_attribute=bootstrap(_by_image(found.alpha, _shuffled(found.drop, generator)), seed),
         random_direction=bootstrap(by_chance, seed),
         advantage=bootstrap(own - by_chance, seed),
         claimed=bootstrap(claimed, seed),
@@ -145,7 +145,7 @@ def _mean_curve(lines: Curve) -> tuple[float, ...]:
 
 def score_decoded(found: Decoded, seed: int) -> DecoderScore:
     """Means with intervals over images."""
-    others = _of_others(found.drop, torch.Generator().manual_seed(seed))
+    others = _shuffled(found.drop, torch.Generator().manual_seed(seed))
     return DecoderScore(
         correlation=bootstrap(_by_image(found.alpha, found.drop), seed),
         random_attribute=bootstrap(_by_image(found.alpha, others), seed),
@@ -182,9 +182,9 @@ class Faithfulness:
         found = self.dictionaries
         rows = {
             "rank correlation of f's drop with α": [str(entry.correlation) for entry in found],
-            "… with α of another one": [str(entry.random_attribute) for entry in found],
+            "… with α shuffled": [str(entry.random_attribute) for entry in found],
             "… of a random move's drop with α": [str(entry.random_direction) for entry in found],
-            "… by how much it is less": [str(entry.advantage) for entry in found],
+            "… and the first less that": [str(entry.advantage) for entry in found],
             "α, where it is above 0, logits": [str(entry.claimed) for entry in found],
             "… and f's drop there": [str(entry.drop) for entry in found],
             "… by a random move as long": [str(entry.random_drop) for entry in found],
