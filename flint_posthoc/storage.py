@@ -227,9 +227,10 @@ def fingerprint(model: nn.Module) -> str:
 
     Buffers that no checkpoint holds do not count: they are tables that follow from the architecture, and some grow in a forward pass.
     Nor does the module that the class stands in: it is ``__main__`` in a script and something else where that is imported.
-    Nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time.
+    Nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time. Weights that quantised
+    layers pack count with their values.
     """
-    named = [*model.named_parameters(remove_duplicate=False), *_persistent_buffers(model)]
+    named = [*model.named_parameters(remove_duplicate=False), *_persistent_buffers(model), *_packed_weights(model)]
     return tensors_digest(sorted(named, key=lambda pair: pair[0]), f"{type(model).__qualname__}\n")
 
 
@@ -238,6 +239,15 @@ def _persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
             if name not in module._non_persistent_buffers_set:
                 yield f"{place}.{name}" if place else name, buffer
+
+
+def _packed_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Of torch's quantised layers, whose weights are neither parameters nor buffers."""
+    for place, module in model.named_modules(remove_duplicate=False):
+        packed = getattr(module, "_weight_bias", None)
+        for name, value in zip(("weight", "bias"), packed(), strict=False) if callable(packed) else ():
+            if isinstance(value, Tensor):
+                yield f"{place}.{name}", value.dequantize() if value.is_quantized else value
 
 
 def tensors_digest(named: Iterable[tuple[str, Tensor]], heading: str = "") -> str:

@@ -1,5 +1,6 @@
 """Models that people really have: each works from fit to a loaded artefact without a trace, or is refused with the way out at once."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flint_posthoc import FlintExplainer
-from flint_posthoc.errors import BatchFormatError, ImageShapeError, LayerError, UnsupportedClassifierError
+from flint_posthoc.errors import BatchFormatError, ClassifierMismatchError, ImageShapeError, LayerError, UnsupportedClassifierError
 from flint_posthoc.interpretation.ascent import preset_for
 from flint_posthoc.interpretation.attribution import AttributionSettings
 
@@ -228,6 +229,11 @@ def test_a_dynamically_quantised_classifier_is_read_before_its_quantised_layers(
         explain.maximize(IMAGES[:1], 0, settings=FEW_STEPS)
         loaded = FlintExplainer.from_pretrained(explain.save_pretrained(tmp_path), model)
         assert torch.equal(loaded(IMAGES).interpreter_logits, explain(IMAGES).interpreter_logits)
+    other = copy.deepcopy(model)
+    weight, bias = other.fc2._packed_params._weight_bias()
+    other.fc2.set_weight_bias(torch.quantize_per_tensor(-weight.dequantize(), 0.01, 0, torch.qint8), bias)
+    with pytest.raises(ClassifierMismatchError):
+        FlintExplainer.from_pretrained(tmp_path, other)
 
 
 def test_what_is_wrapped_is_read_inside_and_what_is_sharded_is_refused(tmp_path: Path) -> None:

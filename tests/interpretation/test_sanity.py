@@ -358,3 +358,17 @@ def test_of_one_image_there_is_no_other(explain: FlintExplainer) -> None:
     assert alone.background == {}
     assert str(alone).splitlines()[-2].endswith("-  passes") or str(alone).splitlines()[-2].endswith("-  FAILS")
     assert alone.to_dict()["methods"]["gradient"]["other_image"] is None
+
+
+def test_maps_that_vanish_with_the_network_are_no_proof(explain: FlintExplainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = sanity.pixel_maps, []
+
+    def dying(request, method, pixels, columns):
+        asked.append(method)
+        return real(request, method, pixels, columns) * (len(asked) == 1)
+
+    monkeypatch.setattr(sanity, "pixel_maps", dying)
+    found = check_sanity(explain.fitted, small.images(4), methods=["gradient"], stages=1)
+    assert found.passing == ()
+    assert "its maps vanish" in found.refused["gradient"]
+    assert "not checked: its maps vanish" in str(found)

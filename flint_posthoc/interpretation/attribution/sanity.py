@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -152,6 +153,10 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
             after = _maps(replace(request, fitted=other), method, pixels, target.columns)
             scores[method].append(compared(f"{stage.name} randomised", before[method], after))
     decisive = tuple(index for index, ends in enumerate(whole) if ends)[-2:]
+    for method in [method for method in held if any(math.isnan(scores[method][stage].rank_correlation) for stage in decisive)]:
+        held.remove(method)
+        refused[method] = "its maps vanish when the network is randomised, as they would whatever they showed"
+        del scores[method]
     background = _background(before, held)
     named = {method: reason for method, reason in refused.items() if reason}
     return SanityCheck({method: tuple(found) for method, found in scores.items()}, decisive, background, target.kind, len(pixels), named)
@@ -216,8 +221,8 @@ def _background(maps: Mapping[str, Heat], methods: Iterable[str]) -> dict[str, S
 
 
 def compared(stage: str, before: Heat, after: Heat) -> SanityScore:
-    """Both similarities, as means over images; those whose map before is all zero tell nothing and are left out."""
-    shown = before.flatten(1).any(dim=1)
+    """Both similarities, as means over images; those with a map of zeros, before or after, tell nothing and are left out."""
+    shown = before.flatten(1).any(dim=1) & after.flatten(1).any(dim=1)
     alike = (similarity(before[shown], after[shown]).mean() for similarity in (ssim, rank_correlation))
     return SanityScore(stage, *map(float, alike))
 
