@@ -30,12 +30,14 @@ class TorchvisionAdapter(TorchModuleAdapter):
         return known if channels in (None, len(known.mean)) else None
 
     def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+        """Square: what the model was built for, else what its transforms cut, else the usual size."""
         told = _transforms(model)
         usual = 299 if type(model).__name__ == "Inception3" else 224
         size = getattr(model, "image_size", usual if told is None else told.crop_size[0])
         return (image_channels(model) or 3, size, size)
 
     def crop(self, model: nn.Module) -> Crop:
+        """What the transforms cut out of what they scale to; without any 224 of 256 pixels, as most published weights are judged."""
         told = _transforms(model)
         return Crop(224 / 256) if told is None else Crop(min(1.0, told.crop_size[0] / told.resize_size[0]), told.interpolation.value)
 

@@ -26,6 +26,7 @@ from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
 from .explanations import Explanations
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
+from .learning.batches import Preparation
 from .learning.caching.cache import ActivationCache
 from .learning.caching.folder import temporary_folder
 from .learning.caching.layout import bytes_per_image
@@ -274,8 +275,7 @@ class FlintExplainer(Explanations):
         with together(), _SHORT_OF_MEMORY(), no_trace(self.model), learning_mode(self.device):
             first_pass = FirstPass(own_part(data).needed())
             prepared = self._prepare(from_main(lambda: first_pass.images))
-            as_run = "float32" if precision == "float32" else "auto"
-            preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, as_run)
+            preparation = self._preparation(prepared, "float32" if precision == "float32" else "auto")
             images = own_images(data)
             warned_of_augmentation(data, "this cache freezes as they come. Pass data without augmentation, or fit(data, cache='off')")
             reading = Reading(preparation, data, first_pass, progress and is_main())
@@ -304,9 +304,12 @@ class FlintExplainer(Explanations):
         images = num_images(data)
         if images is None or is_one_shot(data):
             return True
-        prepared = self._prepare(FirstPass(data).images)
-        preparation = preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device)
+        preparation = self._preparation(self._prepare(FirstPass(data).images))
         return copies * images * bytes_per_image(preparation, "float32") <= memory_to_fill()
+
+    def _preparation(self, prepared: PreparedClassifier, precision: str = "auto") -> Preparation:
+        """How batches become what a fit learns from, which no number of attributes changes."""
+        return preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, precision)
 
     @preserved_random_state()
     def compare_layers(

@@ -81,7 +81,7 @@ READING = (
 def main(argv: list[str] | None = None) -> None:
     parser = paper_arguments(__doc__.splitlines()[0], ["mnist", "fashion_mnist", "quickdraw"])
     parser.add_argument("--recipe", choices=RECIPES, default="ours", help="whose settings: ours, or as published")
-    parser.add_argument("--modes", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--modes", nargs="+", choices=WAYS, default=list(MODES))
     options = parser.parse_args(argv)
     started, found = time.time(), {}
     for key in options.tasks:
