@@ -25,6 +25,7 @@ from flint_posthoc.artifact import JSON_NAME, TENSORS_NAME
 from flint_posthoc.errors import FlintError
 from flint_posthoc.learning.caching.manifest import NAME, SUMMARY_NAME, seal
 from flint_posthoc.learning.checkpoint import FILE_NAME, FitCheckpoint
+from flint_posthoc.learning.schedule import LossSchedule
 from flint_posthoc.learning.settings import FitSettings
 from flint_posthoc.learning.trainer import Trainer
 from flint_posthoc.storage import file_digest
@@ -245,7 +246,7 @@ class Targets:
         interpreter = copy.deepcopy(self._explain.interpreter).requires_grad_(True)
         trainer = Trainer(
             interpreter, self._explain.fitted.view.kind, NoBatches(), settings=FitSettings(epochs=1),
-            weights=small.CONFIG.weights, schedule=small.CONFIG.schedule, show_progress=False,
+            weights=small.CONFIG.weights, schedule=LossSchedule(), show_progress=False,
         )  # fmt: skip
         return str(FitCheckpoint(folder, self._identity).restore(trainer.learnt, trainer.optimizer, trainer.silent_steps).history)
 

@@ -4,6 +4,7 @@ python -m examples.paper.ablations weights --tasks fashion_mnist
 python -m examples.paper.ablations attributes --tasks mnist quickdraw
 python -m examples.paper.ablations autoencoder --tasks quickdraw
 python -m examples.paper.ablations choices --tasks mnist fashion_mnist quickdraw --validation
+python -m examples.paper.ablations by-design --tasks fashion_mnist --validation --epochs 5 --output build/five-epochs
 python -m examples.paper.ablations weights --tasks quickdraw --modes post-hoc
 
 Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each, unless --modes leaves it out.
@@ -24,7 +25,7 @@ from examples.paper.fidelity import MODES
 from examples.paper.fits import Fits
 from examples.paper.tasks import Task
 from examples.results import circumstances, figures, text, write
-from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, LossWeights
+from flint_posthoc import FlintConfig, FlintExplainer, LossSchedule, LossWeights
 from flint_posthoc.charts import curves
 from flint_posthoc.figures import save
 from flint_posthoc.learning.settings import FitSettings
@@ -34,18 +35,19 @@ STEPS = 1000  # of every post-hoc fit here: enough to tell variants apart
 DEFAULT = LossWeights()
 ETAS, ZETAS = (0.0, DEFAULT.eta, 0.2, 0.5), (0.0, DEFAULT.zeta, 0.3)
 FAITHFUL = {"temperature": 4.0, "beta": 0.25}  # for fidelity on f's errors
-COLUMNS = ("fidelity", "fidelity_on_errors", "relative_reconstruction_error", "cns_2", "cns_5", "not_alive")
+COLUMNS = ("classifier_accuracy", "fidelity", "fidelity_on_errors", "relative_reconstruction_error", "cns_2", "cns_5", "not_alive")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One fit of a table: what differs from the defaults."""
+    """One fit of a table: what differs from the defaults; ``joint``: by name in ``JointSettings``."""
 
     label: str
     mode: str = "post-hoc"
     weights: LossWeights = DEFAULT
     num_attributes: int | None = None
-    refine_steps: int = JointSettings().refine_steps
+    joint: tuple[tuple[str, float], ...] = ()
+    schedule: LossSchedule | None = None
 
     @property
     def folder(self) -> str:
@@ -53,15 +55,15 @@ class Variant:
         changed = {name: value for name, value in self.weights.numbers().items() if value != getattr(DEFAULT, name)}
         parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
         parts += [] if self.weights.temperature == 1 else [f"temperature{self.weights.temperature:g}"]
-        parts += [] if self.refine_steps == JointSettings().refine_steps else [f"refine{self.refine_steps}"]
+        parts += [f"{name}{value:g}" for name, value in self.joint] + ([] if self.schedule is None else ["schedule"])
         return "-".join([self.mode, "ablation", *parts])
 
     def config(self, task: Task) -> FlintConfig:
         """By design as long as BASE-f learns."""
         settings = FitSettings() if self.mode == "joint" else FitSettings(max_steps=STEPS)
         known = task.config()
-        joint = dataclasses.replace(known.joint, refine_steps=self.refine_steps)
-        return dataclasses.replace(known, weights=self.weights, settings=settings, joint=joint)
+        joint = dataclasses.replace(known.joint, **dict(self.joint))  # type: ignore[arg-type]
+        return dataclasses.replace(known, weights=self.weights, settings=settings, schedule=self.schedule, joint=joint)
 
     def fit(self, fits: Fits, seed: int) -> FlintExplainer:
         """Made where it is not there yet."""
@@ -92,11 +94,17 @@ def decoders(task: Task) -> list[Variant]:
 def choices(task: Task) -> list[Variant]:
     """What the defaults were chosen among, with --validation."""
     changes = ({}, {"eta": 0.1}, {"eta": 0.2}, {"zeta": 0.2}, {"zeta": 0.3}, {"eta": 0.2, "zeta": 0.2}, {"beta": 4.0}, FAITHFUL)
-    alone = [
+    return [
         Variant(", ".join(f"{name} {value:g}" for name, value in change.items()) or "defaults", weights=LossWeights(**change))
         for change in changes
     ]
-    return [*alone, Variant("by design", "joint"), Variant("by design, not refined", "joint", refine_steps=0)]
+
+
+def by_design(task: Task) -> list[Variant]:
+    """The same by design."""
+    weights = [Variant(f"L_pred × {weight:g}", "joint", joint=(("prediction_weight", weight),)) for weight in (2.0, 3.0)]
+    refined = [Variant(f"refined for {steps:,} steps", "joint", joint=(("refine_steps", steps),)) for steps in (0, 1000)]
+    return [Variant("defaults", "joint"), Variant("L_of from the start", "joint", schedule=LossSchedule()), *weights, *refined]
 
 
 TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
@@ -104,6 +112,7 @@ TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
     "attributes": ("The number of attributes", sizes),
     "autoencoder": ("Without the autoencoder", decoders),
     "choices": ("Among what the defaults were chosen", choices),
+    "by-design": ("Among what the defaults by design were chosen", by_design),
 }
 
 

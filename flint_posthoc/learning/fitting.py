@@ -169,7 +169,7 @@ def _refine(
     """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
     rate = REFINE_RATE * config.settings.peak
     settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps, learning_rate=rate)
-    config = dataclasses.replace(config, settings=settings, schedule=config.schedule.at_its_end())
+    config = dataclasses.replace(config, settings=settings, schedule=config.schedule_of(joint=True).at_its_end())
     cache = "off" if augments(request.data) else "auto"
     seed_global_states(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
@@ -184,6 +184,7 @@ def _refine(
 @torch.no_grad()
 def _restart_silent(interpreter: Interpreter, source: BatchSource) -> tuple[str, ...]:
     """Begin attributes anew that no image activates any more: f moved away from them while it learnt. What is to be said of it."""
+    interpreter.eval()
     fired = torch.zeros(interpreter.num_attributes, dtype=torch.bool, device=interpreter.head.weight.device)
     for batch in source.epoch(-1):
         fired |= (interpreter.explain(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
@@ -246,7 +247,7 @@ def _trainer(
         source,
         settings=config.settings,
         weights=config.weights,
-        schedule=config.schedule,
+        schedule=config.schedule_of(joint=classifier is not None),
         validation=validation,
         checkpoint=None if request.checkpoint_dir is None else FitCheckpoint(request.checkpoint_dir, identity),
         show_progress=request.progress,

@@ -49,7 +49,7 @@ class JointSettings:
     prediction_loss: PredictionLoss | None = None
     gradient_clip: float | None = None
     keep_best: bool = True
-    refine_steps: int = 1000
+    refine_steps: int = 3000
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.prediction_weight >= 0 and 0 <= self.label_smoothing < 1):

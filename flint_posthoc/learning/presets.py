@@ -14,7 +14,7 @@ from ..interpreter.interpreter import InterpreterConfig
 from ..storage import record
 from .joint import JointSettings
 from .losses import LossWeights
-from .schedule import LossSchedule, step_at
+from .schedule import ALONE, BY_DESIGN, LossSchedule, step_at
 from .settings import FitSettings
 
 
@@ -23,13 +23,20 @@ class FlintConfig:
     """Sizes, loss weights, schedule and optimisation. The defaults are ours; ``paper_v1`` and ``authors`` are what others used.
 
     ``joint`` is read only where f learns too. What ``fit`` is given by keyword takes precedence.
+
+    Attributes:
+        schedule: when each weight is on; ``None``: the entropies and l1 grow in, and where f learns too L_of does.
     """
 
     interpreter: InterpreterConfig = field(default_factory=InterpreterConfig)
     settings: FitSettings = field(default_factory=FitSettings)
     weights: LossWeights = field(default_factory=LossWeights)
-    schedule: LossSchedule = field(default_factory=LossSchedule)
+    schedule: LossSchedule | None = None
     joint: JointSettings = field(default_factory=JointSettings)
+
+    def schedule_of(self, *, joint: bool) -> LossSchedule:
+        """``schedule``, or what stands for ``None``."""
+        return self.schedule or (BY_DESIGN if joint else ALONE)
 
     def to_dict(self) -> dict[str, Any]:
         """In what JSON knows, which leaves a ``prediction_loss`` out."""

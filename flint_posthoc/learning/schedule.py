@@ -70,3 +70,7 @@ class LossSchedule:
         position = progress if self.unit == "progress" else epoch
         scaled = {name: getattr(weights, name) * interpolate(knots, position) for name, knots in self._knots().items()}
         return dataclasses.replace(weights, **scaled)
+
+
+ALONE = LossSchedule()
+BY_DESIGN = LossSchedule(beta=RAMPED_IN)  # L_of asks f to stay predictable: from the first step on it keeps f from learning

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,8 @@ from flint_posthoc.errors import (
 from flint_posthoc.learning import fitting
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.joint import JointSettings
-from flint_posthoc.learning.losses import interpretability_loss
+from flint_posthoc.learning.losses import LossWeights, interpretability_loss
+from flint_posthoc.learning.schedule import CONSTANT, LossSchedule
 
 PIXELS = small.images(40)
 TRUTH = small.labels(small.tiny(), PIXELS)
@@ -98,7 +101,9 @@ def test_one_step_moves_along_the_gradient_of_l_pred_plus_l_int(monkeypatch: pyt
     real_trainer = fitting.Trainer
     monkeypatch.setattr(fitting, "Trainer", caught)
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    explain.fit([(PIXELS[:16], TRUTH[:16])], max_steps=1, progress=False)
+    all_on = LossSchedule(zeta=CONSTANT, eta=CONSTANT)
+    explain.fit([(PIXELS[:16], TRUTH[:16])], max_steps=1, schedule=all_on, progress=False)
+    assert started["weights"] == LossWeights()
 
     before.train().requires_grad_(True)
     hidden = before.conv1(PIXELS[:16])
@@ -139,6 +144,26 @@ def test_batch_norm_and_dropout_are_in_training_mode_while_it_learns_and_as_befo
     assert modes.count(True) == 10
     assert not any(module.training for module in model.modules())
     assert not torch.equal(model.norm.running_mean, running)
+
+
+def test_l_of_grows_in_by_design_alone_and_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[float]] = []
+    real = fitting.Trainer
+
+    def caught(*arguments: Any, **named: Any) -> Any:
+        at = partial(named["schedule"].at, named["weights"], epoch=0.0)
+        seen.append([at(progress=progress).beta for progress in (0.0, 0.15, 0.3, 1.0)])
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(fitting, "Trainer", caught)
+    explain = small.explainer()
+    explain.fit(PIXELS, progress=False)
+    explain = joint(settings=quick(refine_steps=1))
+    explain.fit(small.loader(PIXELS, TRUTH), max_steps=2, progress=False)
+    explain.fit(small.loader(PIXELS, TRUTH), max_steps=2, schedule=LossSchedule(), progress=False)
+    beta = LossWeights().beta
+    constant = [beta] * 4
+    assert seen == [constant, [0.0, beta / 2, beta, beta], constant, constant, constant]  # the third and the last while g alone learns on
 
 
 def test_post_hoc_reads_no_joint_setting() -> None:
@@ -465,3 +490,31 @@ def test_a_classifier_that_diverges_is_not_called_unnormalised() -> None:
     model = small.tiny()
     with left_alone(model), pytest.raises(TrainingDivergedError, match="lower the learning rate of JointSettings"):
         fitted(model, settings=quick(learning_rate=1e30), max_steps=40)
+
+
+def test_a_fit_that_was_broken_off_while_the_interpreter_learnt_on_ends_as_an_unbroken_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some attributes are silent when f is done, and Ψ has dropout."""
+    attributes = dataclasses.replace(small.INTERPRETER.attributes, dropout=0.5)
+    interpreter = dataclasses.replace(small.INTERPRETER, attributes=attributes, initial_bias=-1.5)
+    config = dataclasses.replace(small.CONFIG, interpreter=interpreter, joint=quick(refine_steps=3))
+    real: Callable[..., Any] = fitting._refine
+
+    def begun(breaks_off: bool, **how: Any) -> FlintExplainer:
+        def refine(interpreter: Any, *others: Any) -> Any:
+            with torch.no_grad():
+                interpreter.attribute_network.linear.bias[0] = -1e4
+            if breaks_off:
+                raise RuntimeError("broken off")
+            return real(interpreter, *others)
+
+        monkeypatch.setattr(fitting, "_refine", refine)
+        explain = small.explainer(joint=True, config=config)
+        explain.fit(small.loader(PIXELS, TRUTH), max_steps=10, progress=False, checkpoint_dir=tmp_path, **how)
+        return explain
+
+    unbroken = begun(breaks_off=False)
+    with pytest.raises(RuntimeError, match="broken off"):
+        begun(breaks_off=True)
+    assert small.weights(begun(breaks_off=False, resume=True)) == small.weights(unbroken)
