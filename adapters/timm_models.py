@@ -65,9 +65,11 @@ class TimmAdapter(TorchModuleAdapter):
 
 
 def _channels(model: nn.Module) -> int | None:
-    """Of the images; the first convolution of some families stands behind a rearrangement of the pixels."""
-    told = getattr(model, "in_chans", None)
-    return told if isinstance(told, int) else image_channels(model)
+    """Of the images, by the first convolution, which may have been replaced, or stand behind a rearrangement of k × k pixels."""
+    told, first = getattr(model, "in_chans", None), image_channels(model)
+    if first is None or not isinstance(told, int):
+        return told if first is None else first
+    return told if first in {told * side**2 for side in range(1, 17)} else first
 
 
 def _unrolled(model: nn.Module, layer: str) -> bool:

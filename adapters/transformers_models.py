@@ -38,7 +38,8 @@ class TransformersAdapter(TorchModuleAdapter):
         told = getattr(model.config, "problem_type", None)
         if told == "regression" or (told is None and getattr(model.config, "num_labels", None) == 1):
             raise UnsupportedClassifierError(
-                "by its config this model returns numbers of a regression, not logits; where its output is one, say output_kind='binary'"
+                "by its config this model returns numbers of a regression, not logits; where its output is one, say "
+                "output_kind='binary', on the command line --output-kind binary"
             )
         return OUTPUT_KINDS["multilabel" if told == "multi_label_classification" else "categorical"]
 

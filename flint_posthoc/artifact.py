@@ -9,7 +9,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,15 +81,21 @@ def save(folder: str | Path, saved: SavedExplainer) -> Path:
             for name, content in files.items():
                 write_tensors(_waiting(path / name), content, {"classifier": identity})
             digests = {name: file_digest(_waiting(path / name)) for name in files}
-            classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "trained": fitted.joint}
-            classifier |= {"file": digests[CLASSIFIER_NAME]} if fitted.joint else {}
+            classifier = {"fingerprint": identity, "type": type(fitted.view.model).__qualname__, "joint": fitted.joint}
+            taught = digests.get(CLASSIFIER_NAME) or _still_there(path / CLASSIFIER_NAME, identity)
+            classifier |= {"trained": bool(taught), "file": taught}
             write_json(path / JSON_NAME, _description(saved) | {"classifier": classifier, "tensors": digests[TENSORS_NAME]})
         finally:
             _settle(path)
-        if not fitted.joint:
-            with suppress(OSError):
-                (path / CLASSIFIER_NAME).unlink(missing_ok=True)  # of an earlier fit, which taught its classifier
     return path
+
+
+def _still_there(file: Path, identity: str) -> str | None:
+    """The digest of the weights of this very classifier, which an earlier fit taught and saved here; ``None`` where there are none."""
+    try:
+        return file_digest(file) if file.exists() and read_tensors(file).metadata.get("classifier") == identity else None
+    except ArtifactError:
+        return None  # a file of somebody else's
 
 
 def _waiting(path: Path) -> Path:
@@ -289,7 +294,7 @@ def _rebuild(
         names,
         class_means.to(device),
         (*_texts(stored["notes"]), *note),
-        bool(stored["classifier"].get("trained", False)),
+        bool(stored["classifier"].get("joint", stored["classifier"].get("trained", False))),
     )
     settings = FlintConfig.from_dict(stored.get("config", {}))  # earlier versions saved none
     return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), dataclasses.replace(settings, interpreter=config))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .figures import ACCENT, DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, Figure, new_figure, relevance_scale, shorten
+from .figures import ACCENT, DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, Figure, as_written, new_figure, relevance_scale, shorten
 
 COLOURS = (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#CC79A7", "#E69F00")
 LONG_LABEL = 44
@@ -23,6 +23,7 @@ def _plain_axes(axes: Any, heading: str, horizontal: str, vertical: str = "") ->
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@as_written
 def ranked_bars(names: Sequence[str], values: Sequence[float], *, heading: str, axis: str) -> Figure:
     """Horizontal bars in the given order, the first one on top."""
     figure = new_figure(5, min(30, 0.18 * len(names) + 1.2))
@@ -35,6 +36,7 @@ def ranked_bars(names: Sequence[str], values: Sequence[float], *, heading: str, 
     return figure
 
 
+@as_written
 def count_matrix(counts: np.ndarray, names: Sequence[str], *, heading: str) -> Figure:
     """Counts (C, C) as a table; colour is the share of a row. Up to 20 classes the counts are written in."""
     classes = len(names)
@@ -53,6 +55,7 @@ def count_matrix(counts: np.ndarray, names: Sequence[str], *, heading: str) -> F
     return figure
 
 
+@as_written
 def sample_heatmap(relevance: np.ndarray, groups: Sequence[str], marked: np.ndarray, *, heading: str, axis: str) -> Figure:
     """Relevance (J, N) of single samples, a row an attribute and a column a sample; neighbours of one group share its name, ``marked``
     samples (N,) have a triangle above.
@@ -80,6 +83,7 @@ def sample_heatmap(relevance: np.ndarray, groups: Sequence[str], marked: np.ndar
     return figure
 
 
+@as_written
 def histograms(groups: Mapping[str, np.ndarray], *, mark: float, heading: str, axis: str) -> Figure:
     """Outlines of how values spread in each group, as shares of the group, with a line at ``mark``."""
     figure = new_figure(6, 3.2)
@@ -96,6 +100,7 @@ def histograms(groups: Mapping[str, np.ndarray], *, mark: float, heading: str, a
     return figure
 
 
+@as_written
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,

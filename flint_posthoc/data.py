@@ -139,10 +139,13 @@ def is_one_shot(data: Data) -> bool:
     return isinstance(data, Iterator)
 
 
-def num_images(data: Data) -> int | None:
-    """The number of images in one pass, where it is known without a pass; a stream's is what it says of itself."""
+def num_images(data: Data, *, dropped: bool = False) -> int | None:
+    """The number of images in one pass, where it is known without a pass; a stream's is what it says of itself.
+
+    ``dropped``: with those that a loader leaves out of an incomplete last batch.
+    """
     if isinstance(data, DataLoader):
-        return _num_images_of_loader(data)
+        return _num_images_of_loader(data, dropped)
     if isinstance(data, Tensor) or is_map_style(data):
         return len(data)
     return None
@@ -330,11 +333,11 @@ def _is_random(sampler: Sampler[Any] | Iterable[Any] | None) -> bool | None:
     return False if isinstance(sampler, SequentialSampler) else getattr(sampler, "shuffle", None)
 
 
-def _num_images_of_loader(loader: DataLoader[Any]) -> int | None:
+def _num_images_of_loader(loader: DataLoader[Any], dropped: bool) -> int | None:
     if isinstance(loader.dataset, IterableDataset):
         said = len(loader.dataset) if loader.batch_size and isinstance(loader.dataset, Sized) else None
-        return said // loader.batch_size * loader.batch_size if said and loader.batch_size and loader.drop_last else said
+        return said // loader.batch_size * loader.batch_size if said and loader.batch_size and loader.drop_last and not dropped else said
     sampler, batching = _item_sampler(loader), loader.batch_sampler
     if not isinstance(sampler, Sized) or not isinstance(batching, BatchSampler):
         return None
-    return len(sampler) // batching.batch_size * batching.batch_size if batching.drop_last else len(sampler)
+    return len(sampler) // batching.batch_size * batching.batch_size if batching.drop_last and not dropped else len(sampler)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import operator
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -20,7 +20,7 @@ from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, range_notes, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
 from .data import Data, FirstPass, is_one_shot, look_at, num_images, preserved_random_state, seed_global_states
-from .errors import ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
+from .errors import ClassifierOutputError, ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
 from .evaluation.layer_choice import LayerComparison, compare_layers
 from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
 from .explanations import Explanations
@@ -32,7 +32,7 @@ from .learning.caching.folder import temporary_folder
 from .learning.caching.layout import bytes_per_image
 from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
-from .learning.keeping import Reading, memory_to_fill, own_images, warned_of_augmentation
+from .learning.keeping import Reading, disk_to_fill, memory_to_fill, own_images, warned_of_augmentation
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.schedule import LossSchedule
@@ -233,6 +233,7 @@ class FlintExplainer(Explanations):
             request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
             first_images = from_main(lambda: first_pass.images)
             prepared = self._prepare(first_images)
+            notes = (*prepared.notes, *range_notes(self._request, prepared.normalization, first_images))
             if self.joint:
                 if not prepared.view.kind.one_label:
                     raise ConfigurationError("joint=True needs one class an image; a multi-label classifier is explained post-hoc")
@@ -249,7 +250,7 @@ class FlintExplainer(Explanations):
             prepared.normalization,
             prepared.class_names,
             result.survey.class_means.to(self.device),
-            (*prepared.notes, *range_notes(self._request, prepared.normalization, first_images), *((JOINT_NOTE,) if self.joint else ())),
+            (*notes, JOINT_NOTE) if self.joint else notes,
             self.joint,
         )
         self._saved = SavedExplainer(fitted, result.history, self.config)
@@ -294,18 +295,19 @@ class FlintExplainer(Explanations):
         """
         check_sizes(sizes, folds, num_images(data))
         with alone(), ExitStack() as stack:
-            folder = None if self._has_room(data, copies=2) else stack.enter_context(temporary_folder())
+            folder = stack.enter_context(temporary_folder()) if self._better_on_disk(data, copies=2) else None
             cache = self.cache(data, folder=folder, progress=progress)
             prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
             return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
 
-    def _has_room(self, data: Data, copies: int) -> bool:
-        """Whether so many copies of f's activations over ``data`` may be kept in memory; of data that cannot tell its size they may."""
+    def _better_on_disk(self, data: Data, copies: int) -> bool:
+        """Whether there is room for f's activations over ``data`` on disk, and none for so many copies in memory."""
         images = num_images(data)
         if images is None or is_one_shot(data):
-            return True
+            return False
         preparation = self._preparation(self._prepare(FirstPass(data).images))
-        return copies * images * bytes_per_image(preparation, "float32") <= memory_to_fill()
+        in_memory, on_disk = (images * bytes_per_image(preparation, precision) for precision in ("float32", "auto"))
+        return copies * in_memory > memory_to_fill() and on_disk <= disk_to_fill()
 
     def _preparation(self, prepared: PreparedClassifier, precision: str = "auto") -> Preparation:
         """How batches become what a fit learns from, which no number of attributes changes."""
@@ -391,12 +393,13 @@ class FlintExplainer(Explanations):
                 class_names=fitted.class_names,
                 classes=fitted.view.class_ids,
                 normalization=None if fitted.normalization.estimated else fitted.normalization,
-                input_size=fitted.image_shape,
                 adapter=adapter,
                 config=saved.config,
                 output_kind=fitted.view.kind.name,
             )
             explainer._saved = saved
+            with suppress(ImageShapeError, ClassifierOutputError):  # of noise, which says nothing of real images
+                explainer._prepare(synthetic_images(fitted.image_shape, explainer.device))
             return explainer if device is None else explainer.to(device)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

@@ -12,9 +12,9 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec
 
 import numpy as np
 
@@ -23,30 +23,34 @@ if TYPE_CHECKING:
 else:
     Figure = Any
 
+Arguments = ParamSpec("Arguments")
+
 POSITIVE, NEGATIVE, NEUTRAL, ACCENT = "#0072B2", "#D55E00", "#8A8A8A", "#009E73"
 DIVERGING = "RdBu"  # blue is positive, as in the bars
 MAX_LABEL = 28
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` × ``height`` inches."""
-    return _figure_type()(figsize=(width, height), layout="constrained")
-
-
-@cache
-def _figure_type() -> type[Figure]:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty figure of ``width`` × ``height`` inches; without a ``layout`` its parts are placed by hand."""
     from matplotlib.figure import Figure as MatplotlibFigure
-    from matplotlib.text import Text
 
-    class PlainFigure(MatplotlibFigure):
-        """Shows words as they stand: dollars in the name of a class are no mark-up."""
+    return MatplotlibFigure(figsize=(width, height), layout=layout)
 
-        def draw(self, renderer: Any) -> None:
-            for text in self.findobj(Text):
+
+def as_written(make: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """A way to make figures in which words stay as they are: dollars in the name of a class are no mark-up."""
+
+    @wraps(make)
+    def made(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        from matplotlib.text import Text
+
+        figure = make(*args, **kwargs)
+        for text in figure.findobj(Text):
+            if "$" in text.get_text():
                 text.set_parse_math(False)
-            super().draw(renderer)
+        return figure
 
-    return PlainFigure
+    return made
 
 
 def shorten(text: str, limit: int = MAX_LABEL) -> str:
@@ -87,6 +91,7 @@ def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[flo
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@as_written
 def local_interpretation(
     pixels: np.ndarray, attributes: Sequence[int], relevance: Sequence[float], *, heading: str, warning: str = "", notes: Sequence[str] = ()
 ) -> Figure:
@@ -106,6 +111,7 @@ def write_below(figure: Figure, notes: Sequence[str], width: int) -> None:
         figure.supxlabel("\n".join(line for note in notes for line in textwrap.wrap(f"note: {note}", width)), fontsize=6.5)
 
 
+@as_written
 def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, heading: str, notes: Sequence[str] = ()) -> Figure:
     """The class-attribute matrix r_{j,c} (J, C), a row an attribute and a column a class; classes that were never predicted are hatched."""
     num_attributes, num_classes = relevance.shape
@@ -133,6 +139,7 @@ def relevance_scale(figure: Figure, axes: Any, image: Any, label: str) -> None:
     scale.ax.tick_params(labelsize=7)
 
 
+@as_written
 def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None = None) -> Figure:
     """One small line plot a series over epochs; ``validation`` adds a second line to the series of the same name."""
     columns = 3
@@ -154,6 +161,7 @@ def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, 
     return figure
 
 
+@as_written
 def picture_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], row_titles: Sequence[str] = (), *, heading: str) -> Figure:
     """A grid of pictures, one list a row, with a title a column and perhaps one a row: images above their reconstructions."""
     columns = len(titles)
@@ -168,6 +176,7 @@ def picture_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], ro
     return figure
 
 
+@as_written
 def under_images(
     images: Sequence[np.ndarray],
     below: Sequence[np.ndarray],
@@ -200,6 +209,7 @@ def show_heat(axes: Any, heat: np.ndarray, title: str = "") -> None:
     axes.set_title(title, fontsize=9)
 
 
+@as_written
 def contrast_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Figure:
     """Rows of an image, its reconstruction, the same without an attribute, and the signed difference (mean over channels, scaled)."""
     columns = ("image", "from its attributes", "without this one", "what it adds")
@@ -213,6 +223,7 @@ def contrast_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -
     return figure
 
 
+@as_written
 def pair_card(
     exemplars: Sequence[np.ndarray],
     heat: Sequence[np.ndarray],
@@ -262,13 +273,14 @@ class ExplainedImage(NamedTuple):
     examples: Sequence[Sequence[np.ndarray]]
 
 
+@as_written
 def explained_images(rows: Sequence[ExplainedImage], *, heading: str) -> Figure:
     """Rows of an image, the relevance bars of its explanation and, beside each bar, images on which that attribute is strongest."""
     bars, examples = max(len(row.attributes) for row in rows), max(len(images) for row in rows for images in row.examples)
     side = 0.46  # inches: a small image, and a bar
     block, row_height = side * bars, side * bars + 0.6
     width, height = 3.95 + block + side * examples, row_height * len(rows) + 0.85
-    figure = _figure_type()(figsize=(width, height))  # placed by hand, so that every bar has its images beside it
+    figure = new_figure(width, height, layout=None)  # so that every bar has its images beside it
 
     def axes_at(left: float, top: float, wide: float, high: float) -> Any:
         return figure.add_axes((left / width, (height - top - high) / height, wide / width, high / height))
@@ -302,6 +314,7 @@ class Captioned(NamedTuple):
     warning: str = ""
 
 
+@as_written
 def captioned_rows(rows: Sequence[Sequence[Captioned]], row_titles: Sequence[str] = (), *, heading: str) -> Figure:
     """Rows of images, each under words of its own, with perhaps a title a row."""
     columns, lines = max(map(len, rows)), max(_words(image).count("\n") + 1 for row in rows for image in row)
@@ -324,6 +337,7 @@ def _words(image: Captioned) -> str:
     return "\n".join(filter(None, (image.title, image.warning)))
 
 
+@as_written
 def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:
     """A row of small images under each title, ``columns`` of such rows side by side."""
     rows, longest, side = max(1, math.ceil(len(titles) / columns)), max((1, *map(len, images))), 0.44

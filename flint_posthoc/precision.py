@@ -40,4 +40,5 @@ def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManag
     Without autocast's cache of lowered weights: that is emptied when the outermost context ends, so that a fit inside another one would go
     on with the weights of its first step.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+    dtype = torch.bfloat16 if enabled else None  # of an autocast that f itself enters, the device's own
+    return torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False)

@@ -225,19 +225,20 @@ def file_digest(path: StrPath) -> str:
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 (hex) of the model's class name and of name, dtype, shape and bytes of every parameter and buffer, in order of names.
 
-    Buffers that no checkpoint holds do not count: they are tables that follow from the architecture, and some grow in a forward pass.
+    Buffers that no checkpoint holds count where they are one number a channel, as of a normalisation inside the model; larger ones are
+    tables that follow from the architecture, and some of those grow in a forward pass.
     Nor does the module that the class stands in: it is ``__main__`` in a script and something else where that is imported.
     Nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time. Weights that quantised
     layers pack count with their values.
     """
-    named = [*model.named_parameters(remove_duplicate=False), *_persistent_buffers(model), *_packed_weights(model)]
+    named = [*model.named_parameters(remove_duplicate=False), *_telling_buffers(model), *_packed_weights(model)]
     return tensors_digest(sorted(named, key=lambda pair: pair[0]), f"{type(model).__qualname__}\n")
 
 
-def _persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _telling_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for place, module in model.named_modules(remove_duplicate=False):
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
-            if name not in module._non_persistent_buffers_set:
+            if name not in module._non_persistent_buffers_set or buffer.numel() == max(buffer.shape, default=1):
                 yield f"{place}.{name}" if place else name, buffer
 
 

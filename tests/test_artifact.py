@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import small
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, presets, storage
 from flint_posthoc.artifact import INTERPRETER_LIMIT, JSON_NAME, TENSORS_NAME
@@ -287,13 +287,50 @@ def test_a_place_that_cannot_be_written_to_is_said(explain: FlintExplainer, tmp_
         explain.save_pretrained(tmp_path / "file")
 
 
-def test_an_interpreter_saved_over_a_taught_classifier_leaves_none_behind(tmp_path: Path) -> None:
-    pixels = small.images()
-    taught = small.explainer(small.tiny(1), joint=True)
-    taught.fit(small.loader(pixels, small.labels(taught.model, pixels)), progress=False)
-    taught.save_pretrained(tmp_path)
-    assert (tmp_path / "classifier.safetensors").exists()
+def taught(seed: int) -> FlintExplainer:
+    pixels, explain = small.images(), small.explainer(small.tiny(seed), joint=True)
+    explain.fit(small.loader(pixels, small.labels(explain.model, pixels)), progress=False)
+    return explain
+
+
+def test_a_taught_classifier_stays_where_it_was_saved_when_it_is_explained_anew(tmp_path: Path) -> None:
+    explain = taught(1)
+    explain.save_pretrained(tmp_path)
+    again = FlintExplainer.from_pretrained(tmp_path, small.tiny(), load_classifier=True)
+    again.fit(small.images(), progress=False)
+    again.save_pretrained(tmp_path)
+    found = FlintExplainer.from_pretrained(tmp_path, small.tiny(), load_classifier=True)
+    assert not found.fitted.joint
+    assert all(torch.equal(one, other) for one, other in zip(found.model.parameters(), explain.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("content", [None, b"a file of the user's own"])
+def test_an_interpreter_of_another_classifier_does_not_speak_of_the_one_that_lies_there(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "classifier.safetensors"
+    if content is None:
+        taught(1).save_pretrained(tmp_path)
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
     small.fitted().save_pretrained(tmp_path)
-    assert not (tmp_path / "classifier.safetensors").exists()
+    assert file.read_bytes() == before
     with pytest.raises(NotAnArtifactError, match="only a fit with joint=True saves the classifier"):
         FlintExplainer.from_pretrained(tmp_path, small.tiny(), load_classifier=True)
+
+
+class Strict(small.Tiny):
+    """Takes no noise."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.min() < 0:
+            raise ValueError("powers are not negative")
+        return super().forward(images)
+
+
+def test_a_classifier_that_takes_no_noise_is_loaded(tmp_path: Path) -> None:
+    model, images = Strict().eval(), small.images().abs()
+    explain = small.explainer(model)
+    explain.fit(images, progress=False)
+    explain.save_pretrained(tmp_path)
+    loaded = FlintExplainer.from_pretrained(tmp_path, model)
+    assert torch.equal(loaded(images).attributes, explain(images).attributes)

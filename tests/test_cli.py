@@ -370,3 +370,19 @@ def test_data_sets_of_torchvision_are_read_where_they_are(real_data: Path) -> No
     pictures = open_data(f"fashion_mnist:{real_data}", "test")
     assert (len(pictures), len(pictures.classes)) == (10_000, 10)
     assert pictures[0][0].size == (28, 28)
+
+
+def test_an_interpreter_of_pixels_as_they_are_is_read_without_a_normalisation(tmp_path: Path) -> None:
+    """Fitted in Python on ``ToTensor`` images; where the range had to be estimated the files cannot be read."""
+    explain = FlintExplainer(digits_classifier(), layers=["block2"], num_attributes=8)
+    arguments = ["evaluate", *MODEL, "--interpreter", str(tmp_path), "--data", "digits"]
+    for shift, code in ((0.0, 0), (-0.5, 2)):
+        explain.fit(torch.rand(64, 1, 8, 8) + shift, max_steps=12, progress=False)
+        explain.save_pretrained(tmp_path)
+        assert main(arguments) == code
+
+
+def test_what_the_outputs_mean_can_be_said(tmp_path: Path) -> None:
+    arguments = ["fit", *MODEL, *READING, *QUICK, "--data", "digits", "--output", str(tmp_path)]
+    assert main([*arguments, "--output-kind", "multilabel"]) == 0
+    assert json.loads((tmp_path / "flint.json").read_text())["output_kind"] == "multilabel"

@@ -6,7 +6,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -449,3 +449,49 @@ def test_a_final_model_can_be_explained_and_made_final_again() -> None:
     outer = small.explainer(inner, layers=["attribute_network.merge"])
     outer.fit(small.images(), progress=False)
     assert outer.as_classifier()(small.images(4)).shape == (4, small.CLASSES)
+
+
+class OwnAutocast(small.Tiny):
+    """Lowers its own precision, to the device's own type; ``types`` of what it then gives."""
+
+    types: ClassVar[set[torch.dtype]] = set()
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu"):
+            logits = super().forward(images)
+        OwnAutocast.types.add(logits.dtype)
+        return logits
+
+
+def test_a_classifier_that_lowers_its_precision_does_so_alike_in_fits_and_explanations(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, before = OwnAutocast(), torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    try:
+        explain = small.explainer(model)
+        explain.fit(small.images(), precision="float32", progress=False)
+        explain(small.images(4))
+    finally:
+        torch.set_autocast_dtype("cpu", before)
+    assert OwnAutocast.types == {torch.float16}
+
+
+class HeadFirst(small.Tiny):
+    """Registers its head before its body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        body = {name: self._modules.pop(name) for name in ("conv1", "conv2")}
+        self._modules.update(body)
+
+
+def test_the_final_model_does_without_the_head_wherever_that_is_registered() -> None:
+    final = small.fitted(HeadFirst()).as_classifier()
+    assert isinstance(final.classifier.fc, nn.Identity)
+
+
+def test_the_final_model_can_be_quantised() -> None:
+    final, pixels = small.fitted().as_classifier(), small.images(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao's own
+        lighter = torch.ao.quantization.quantize_dynamic(final, {nn.Linear})
+    torch.testing.assert_close(lighter(pixels), final(pixels), rtol=0.2, atol=0.2)

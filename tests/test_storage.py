@@ -234,7 +234,8 @@ class Odd(nn.Module):
         self.register_buffer("turns", torch.tensor([1 + 2j, 3 - 1j]).conj())
         self.register_buffer("steps", torch.tensor(7))
         self.register_buffer("empty", torch.empty(0, 2))
-        self.register_buffer("hidden", torch.tensor([True, False]), persistent=False)
+        self.register_buffer("table", torch.zeros(2, 2), persistent=False)
+        self.register_buffer("means", torch.zeros(1, 3, 1, 1), persistent=False)
         self.register_buffer("nothing", None)
 
 
@@ -299,8 +300,14 @@ def test_a_fingerprint_sees_values_shapes_types_and_names(change: Callable[[Odd]
 
 def test_a_fingerprint_does_not_see_what_no_checkpoint_holds() -> None:
     model = Odd()
-    model.hidden = torch.zeros(5)  # grown in a forward pass
+    model.table = torch.zeros(5, 5)  # grown in a forward pass
     assert storage.fingerprint(model) == storage.fingerprint(Odd())
+
+
+def test_a_fingerprint_sees_a_normalisation_that_no_checkpoint_holds() -> None:
+    model = Odd()
+    model.means = model.means + 0.5
+    assert storage.fingerprint(model) != storage.fingerprint(Odd())
 
 
 def test_a_fingerprint_sees_the_class() -> None:

@@ -49,10 +49,11 @@ def main(argv: list[str] | None = None) -> None:
 def runs(task: Task, options: argparse.Namespace, config: FlintConfig, how: dict[str, Any]) -> tuple[list[dict], list[float]]:
     """The measures of each seed, and the seconds of a step."""
     explain = imagenette_explainer(options.data, config)
+    cache = explain.cache(task.train) if config is MAPS else task.cache  # its pictures to reconstruct are of another size
     measures, seconds = [], []
     for seed in options.seeds:
         begun = time.perf_counter()
-        history = explain.fit(task.train, cache=task.cache, seed=seed, progress=False, **how)
+        history = explain.fit(task.train, cache=cache, seed=seed, progress=False, **how)
         seconds.append((time.perf_counter() - begun) / history[-1].steps)
         measures.append(figures(explain.evaluate(task.validation)))
         print(how, seed, measures[-1], f"{seconds[-1]:.4f} s a step", flush=True)

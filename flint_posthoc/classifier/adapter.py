@@ -47,6 +47,11 @@ class Normalization:
         scale = [1.0 / max(top - bottom, 1e-6) for bottom, top in zip(low, high, strict=True)]
         return cls(tuple(-bottom * s for bottom, s in zip(low, scale, strict=True)), tuple(scale), estimated=True)
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the classifier sees the pixels in [0, 1] themselves."""
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
+
     def normalize(self, pixels: Images) -> Images:
         """From [0, 1] pixels to the classifier's input."""
         mean, std = self._like(pixels)

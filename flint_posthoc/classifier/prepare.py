@@ -16,6 +16,7 @@ from .taps import frozen
 from .view import ClassifierView, check_class_ids, model_dtype
 
 log = logging.getLogger("flint_posthoc")
+LOOKED_AT = 64  # of the first images, for their range
 BEYOND, NARROW, DOZEN = 0.1, 0.6, 12  # what is no rounding beyond [0, 1], what is little of it, and of how many images that can be said
 
 
@@ -119,7 +120,7 @@ def range_notes(request: ClassifierRequest, assumed: Normalization, images: Imag
     """
     if request.normalization is not None or assumed.estimated:
         return ()
-    pixels = assumed.denormalize(images)
+    pixels = assumed.denormalize(images[:LOOKED_AT])
     low, high = float(pixels.min()), float(pixels.max())
     narrow = len(images) >= DOZEN and high - low < NARROW
     if not (narrow or low < -BEYOND or high > 1 + BEYOND):

@@ -201,4 +201,5 @@ def sweep_sizes(
     scores = [
         SizeScore.of([_fold(prepared, cache, size, config or FlintConfig(), part, place) for part in parts]) for size in sorted(sizes)
     ]
-    return Selection(len(cache), folds, tolerance, tuple(scores), prepared.notes)
+    notes = prepared.notes if cache.note is None else (*prepared.notes, cache.note)
+    return Selection(len(cache), folds, tolerance, tuple(scores), notes)

@@ -43,14 +43,19 @@ class InterpreterClassifier(nn.Module):
     Layers of f that the truncated pass neither calls nor reads are replaced by ``nn.Identity``, so that their parameters are gone.
     """
 
+    _images_as: Tensor
+    _maps_as: Tensor
+
     def __init__(self, fitted: FittedInterpreter) -> None:
         super().__init__()
         self.classifier = copy_of(fitted.view.model)
         self.attribute_network = copy.deepcopy(fitted.interpreter.attribute_network)
         self.head = copy.deepcopy(fitted.interpreter.head)
         self._adapter, self._layouts = fitted.view.adapter, fitted.view.layouts
+        for name, dtype in (("_images_as", model_dtype(self.classifier)), ("_maps_as", self.head.weight.dtype)):
+            self.register_buffer(name, torch.empty(0, dtype=dtype), persistent=False)  # a cast goes along, as does a replica
         self.eval().requires_grad_(False)
-        sample = torch.zeros(1, *fitted.image_shape, device=fitted.device, dtype=model_dtype(self.classifier))
+        sample = torch.zeros(1, *fitted.image_shape, device=fitted.device, dtype=self._images_as.dtype)
         with frozen(self.classifier), torch.no_grad():
             before, unused = (_parameters(self.classifier), _flops(self.classifier, sample)), self._unused(sample)
         _drop(self.classifier, unused)  # outside ``frozen``, which would put it all back
@@ -60,8 +65,8 @@ class InterpreterClassifier(nn.Module):
     def forward(self, images: Images) -> Logits:
         """g's logits (B, C), float32 unless it was cast, of images as f takes them. Threads may share it."""
         with _PASSING, tapped(self.classifier, self._adapter, self._layouts) as run:
-            activations = run.activations(images.to(model_dtype(self.classifier)))
-        logits: Tensor = self.head(self.attribute_network(tuple(maps.to(self.head.weight.dtype) for maps in activations)))
+            activations = run.activations(images.to(self._images_as.dtype))
+        logits: Tensor = self.head(self.attribute_network(tuple(maps.to(self._maps_as.dtype) for maps in activations)))
         return logits
 
     def _unused(self, sample: Tensor) -> set[int]:

@@ -63,6 +63,12 @@ def memory_to_fill() -> float:
     return MEMORY_SHARE * free_memory() / local_size()
 
 
+def disk_to_fill() -> int:
+    """Bytes that this process may fill in a temporary folder; none where those are in memory themselves."""
+    place = temporary_place()
+    return 0 if in_memory(place) else free_bytes(place) // local_size()
+
+
 def with_progress(passes: Iterable[LearningBatch], what: str, images: int | None, show: bool) -> Generator[LearningBatch, None, None]:
     """``passes`` with a bar that counts images."""
     with tqdm(total=images, desc=what, unit="image", disable=not show) as bar:
@@ -125,18 +131,17 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
 
 def _automatic(reading: Reading) -> Kept:
     """Where there is room for all in every process."""
-    images, processes_here = reading.images or 0, local_size()
+    images = reading.images or 0
     wanted, room = images * bytes_per_image(reading.preparation, "float32"), memory_to_fill()
     room = room if reading.images else room / 2  # what comes in unknown number is put together at the end, and is there twice then
     if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading, room)
-    place = temporary_place()
-    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), 0 if in_memory(place) else free_bytes(place) // processes_here
+    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), disk_to_fill()
     if all(gather(on_disk <= free)):
         return _disk(reading)
     warnings.warn(
         f"the activations of {images:,} images need {wanted / 2**30:.1f} GiB, more than the {room / 2**30:.1f} GiB that may be filled, "
-        f"and on disk {on_disk / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that are free in {place}; "
+        f"and on disk {on_disk / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that are free in {temporary_place()}; "
         "the classifier runs in every epoch instead",
         FlintWarning,
         stacklevel=2,
@@ -166,7 +171,7 @@ def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
 def _compare_images(cache: ActivationCache, data: Data) -> None:
     """A fit learns from all that a cache holds, whatever data it was given: refused where these are more images, for fear of test data."""
     images = None if is_stream(data) else num_images(data)
-    if images is None or images == len(cache):
+    if images is None or images <= len(cache) <= num_images(data, dropped=True):  # type: ignore[operator]
         return
     told = f"the activation cache holds {len(cache):,} images, the data {images:,}"
     if images < len(cache):

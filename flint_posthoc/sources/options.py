@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -64,13 +64,18 @@ class ClassifierOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """What of a classifier is read, and what its pictures are (``LISTS`` tells)."""
+    """What of a classifier is read, and what its pictures are (``LISTS`` tells).
+
+    Args:
+        output_kind: what its outputs mean, where its family does not tell or says otherwise.
+    """
 
     layers: list[str] | None = None
     classes: list[int] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     size: list[int] | None = None
+    output_kind: Literal["categorical", "multilabel", "binary"] | None = None
 
     def form(self, classifier: ClassifierOptions, model: nn.Module) -> ImageForm:
         """How pictures become the classifier's input: by the options, else by what the adapter knows."""
@@ -107,6 +112,7 @@ class ReadingOptions:
             normalization=form.normalization,
             input_size=(shape[0], shape[1], shape[2]),
             num_attributes=num_attributes,
+            output_kind=self.output_kind,
             device=device,
         )
         if pictures is None or find_adapter(model).class_names(model) is not None:
@@ -135,7 +141,7 @@ class SavedOptions:
             self.interpreter, classifier.build(), device=classifier.place(), allow_other_classifier=self.allow_other_classifier
         )
         fitted = explainer.fitted
-        if fitted.normalization.estimated:
+        if fitted.normalization.estimated and not fitted.normalization.changes_nothing:
             raise ConfigurationError(
                 f"{self.interpreter} was fitted without normalization=, its pixel range was estimated: how files become the classifier's "
                 "input is not known"

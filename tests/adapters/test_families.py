@@ -75,6 +75,10 @@ def test_timm():
     grey = timm.create_model("resnet10t", in_chans=1)
     assert adapter.normalization(grey) is None
     assert adapter.input_size(grey) == (1, 176, 176)
+    adapted = timm.create_model("resnet10t")
+    adapted.conv1[0] = nn.Conv2d(1, adapted.conv1[0].out_channels, 3, 2, 1)
+    assert adapter.normalization(adapted) is None
+    assert adapter.input_size(adapted) == (1, 176, 176)
 
 
 def test_timm_names_the_classes_of_published_imagenet_weights_alone():

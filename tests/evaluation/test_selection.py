@@ -164,4 +164,12 @@ def test_what_does_not_fit_the_memory_twice_goes_to_disk(monkeypatch: pytest.Mon
     assert asked[0] is None
     assert Path(asked[1]).is_relative_to(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    assert "activations were kept on disk, in float16" in parts.notes[-1]
     assert parts.scores[0].fidelity == pytest.approx(whole.scores[0].fidelity, abs=0.1)
+
+
+def test_where_the_disk_is_short_too_it_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
+    monkeypatch.setattr(keeping, "free_bytes", lambda folder: 0)
+    found = small.explainer().selection(small.images(), [2], folds=2, progress=False)
+    assert not any("on disk" in note for note in found.notes)

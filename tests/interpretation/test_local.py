@@ -1,6 +1,7 @@
 """Why these predictions: relevance against the loops, for whichever class was asked, and what every result says of itself."""
 
 import json
+import pickle
 from typing import Any
 
 import oracles
@@ -169,6 +170,13 @@ def test_dollars_in_names_are_no_markup(pixels: Tensor) -> None:
     world.plot().savefig("/dev/null", format="png")
     for pairs in (world.pairs()[:2], [(0, 1)], []):  # the second one has no images
         explain.exemplars(pixels, pairs, k=2).plot().savefig("/dev/null", format="png")
+
+
+def test_a_figure_can_be_pickled_and_changed_by_its_user(pixels: Tensor) -> None:
+    figure = small.fitted(class_names=["$5", "$10_$20", "a", "b"])(pixels).plot(0)
+    title = figure.axes[0].set_title(r"$\alpha$")
+    assert title.get_parse_math()
+    pickle.loads(pickle.dumps(figure)).savefig("/dev/null", format="png")
 
 
 def restricted() -> FlintExplainer:

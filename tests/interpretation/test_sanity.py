@@ -372,3 +372,12 @@ def test_maps_that_vanish_with_the_network_are_no_proof(explain: FlintExplainer,
     assert found.passing == ()
     assert "its maps vanish" in found.refused["gradient"]
     assert "not checked: its maps vanish" in str(found)
+
+
+def test_what_could_not_be_compared_is_none_in_json(explain: FlintExplainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sanity.pixel_maps
+    half = torch.tensor([1.0, 0.0]).view(-1, 1, 1, 1)  # the second of two images has no map
+    monkeypatch.setattr(sanity, "pixel_maps", lambda request, *what: real(request, *what) * half)
+    told = check_sanity(explain.fitted, small.images(2), methods=["gradient"], stages=1).to_dict()
+    assert told["methods"]["gradient"]["other_image"] == {"stage": "another image", "ssim": None, "rank_correlation": None}
+    json.dumps(told, allow_nan=False)

@@ -419,3 +419,11 @@ def test_a_post_hoc_fit_takes_soft_labels_and_does_without_those_that_are_none()
 def test_a_survey_of_nothing_is_refused() -> None:
     with pytest.raises(EmptyDataError, match="nothing to learn from"):
         Survey.of([], 3)
+
+
+def test_a_loader_that_drops_an_incomplete_batch_may_learn_from_a_cache_of_all() -> None:
+    explain, pixels = small.explainer(), small.images()
+    cache = explain.cache(pixels, progress=False)
+    explain.fit(DataLoader(pixels, batch_size=10, drop_last=True), cache=cache, progress=False)
+    with pytest.raises(ConfigurationError, match="the activation cache holds 48 images, the data 30"):
+        explain.fit(DataLoader(pixels[:39], batch_size=10, drop_last=True), cache=cache, progress=False)

@@ -125,11 +125,10 @@ def attribute_pixels(
     path = path_of(request, pixels)
     choice = _named(request, path, method, sanity) if method != "auto" else _automatic(request, path, pixels, target, sanity)
     empty = _empty(fitted, pixels, target)
-    maps = pixel_maps(request, choice.method, pixels, target.columns)
+    maps = torch.where(empty.view(-1, 1, 1, 1), 0, pixel_maps(request, choice.method, pixels, target.columns))
     spoilt = int((~maps.isfinite()).flatten(1).any(dim=1).sum())
     if spoilt:
         raise AttributionError(f"{choice.method} gives maps that are not finite for {spoilt} of {len(maps)} images; try another method")
-    maps = torch.where(empty.view(-1, 1, 1, 1), 0, maps)
     inexact = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
     reason = "; ".join(filter(None, (choice.reason, inexact, _flat(maps, empty))))
     shown = fitted.normalization.denormalize(pixels.detach())

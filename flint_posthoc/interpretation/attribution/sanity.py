@@ -30,6 +30,9 @@ class SanityScore(NamedTuple):
     ssim: float  # structural similarity, at most 1
     rank_correlation: float  # Spearman's, in [-1, 1]
 
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in self._asdict().items()}
+
     def __str__(self) -> str:
         return f"rank correlation {self.rank_correlation:.2f} and SSIM {self.ssim:.2f} with the map before, {self.stage}"
 
@@ -87,12 +90,12 @@ class SanityCheck:
         return "\n".join([*lines, f"passes: rank correlation at most {RANK_LIMIT} at the stages with *"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; what could not be compared is ``None``."""
         methods = {
             method: {
                 "passes": self.passes(method),
-                "stages": [score._asdict() for score in scores],
-                "other_image": self.background[method]._asdict() if method in self.background else None,
+                "stages": [score.to_dict() for score in scores],
+                "other_image": self.background[method].to_dict() if method in self.background else None,
             }
             for method, scores in self.scores.items()
         }
