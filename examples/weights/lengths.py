@@ -21,7 +21,7 @@ from flint_posthoc.interpreter.interpreter import InterpreterConfig
 from flint_posthoc.learning.presets import FlintConfig
 
 AS_IT_IS = FlintConfig()
-ONE = FlintConfig(interpreter=InterpreterConfig(attributes=AttributeNetworkConfig(merge_kernel_size=1)))
+AROUND = FlintConfig(interpreter=InterpreterConfig(attributes=AttributeNetworkConfig(merge_kernel_size=3)))
 MAPS = FlintConfig(interpreter=InterpreterConfig(decoder=DecoderConfig(channels=(16,), max_side=56)))
 WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
     "500 steps at 4e-3 (default)": (AS_IT_IS, {}),
@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
     "300 at 4e-3": (AS_IT_IS, {"max_steps": 300}),
     "1,000 at 2e-3": (AS_IT_IS, {"max_steps": 1000, "learning_rate": 2e-3}),
     "2,000 at 2e-3": (AS_IT_IS, {"max_steps": 2000, "learning_rate": 2e-3}),
-    "default, taps merged place by place": (ONE, {}),
+    "default, taps merged by a 3 × 3 kernel": (AROUND, {}),
     "default, transposed convolutions at 56 pixels": (MAPS, {}),
 }
 

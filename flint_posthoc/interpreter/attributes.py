@@ -14,6 +14,7 @@ from ..measures import area_resize
 
 SMALL_IMAGE = 64  # pixels; above it images are taken for photographs
 POOL_SMALL, POOL_LARGE = 4, 1
+MERGE_SMALL, MERGE_LARGE = 3, 1
 
 MapShape = tuple[int, int, int]  # (channels, height, width) of one tap in canonical form
 
@@ -34,7 +35,8 @@ class AttributeNetworkConfig:
     Attributes:
         hidden_channels: maps of each convolution (64 in the paper's networks).
         tap_kernel_size: side of the kernel that reads each tap, odd (3 in the paper; 1 is up to nine times cheaper on wide taps).
-        merge_kernel_size: side of the kernel that reads all taps together, odd; ``None``: no such convolution (the paper's LeNet variant).
+        merge_kernel_size: side of the kernel that reads all taps together, odd; "auto": 3 for images of up to 64 pixels, and 1 for larger
+            ones, whose late layers have seen the surroundings of a place; ``None``: no such convolution (the paper's LeNet variant).
         max_grid: taps whose maps are larger are first pooled by area to at most this side, which is what an activation cache stores;
             ``None`` leaves them as they are (the paper).
         max_channels: taps with more channels are learnt from in so many principal components of their first images, which is what an
@@ -49,7 +51,7 @@ class AttributeNetworkConfig:
 
     hidden_channels: int = 64
     tap_kernel_size: int = 1
-    merge_kernel_size: int | None = 3
+    merge_kernel_size: int | str | None = "auto"
     max_grid: int | None = 8
     max_channels: int | None = 256
     pool_size: int | None = None
@@ -62,8 +64,8 @@ class AttributeNetworkConfig:
         sizes = (self.hidden_channels, self.hidden_units, self.pool_size, self.max_grid, self.max_channels)
         if any(size is not None and size < 1 for size in sizes):
             raise ConfigurationError(f"hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1, got {self}")
-        kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size is None else self.merge_kernel_size)
-        if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
+        kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size in (None, "auto") else self.merge_kernel_size)
+        if any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigurationError(f"kernel sizes must be odd and positive, got {self.tap_kernel_size} and {self.merge_kernel_size}")
         if not 0 <= self.dropout < 1:
             raise ConfigurationError(f"dropout must be in [0, 1), got {self.dropout}")
@@ -76,6 +78,11 @@ class AttributeNetworkConfig:
     def pool_for(self, image_side: int) -> int:
         """``pool_size`` for images whose longer side has so many pixels."""
         return self.pool_size or (POOL_SMALL if image_side <= SMALL_IMAGE else POOL_LARGE)
+
+    def merge_for(self, image_side: int) -> int | None:
+        """``merge_kernel_size`` for such images."""
+        known = self.merge_kernel_size
+        return known if known is None or isinstance(known, int) else MERGE_SMALL if image_side <= SMALL_IMAGE else MERGE_LARGE
 
 
 def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
@@ -163,7 +170,8 @@ class AttributeNetwork(nn.Module):
         hidden = config.hidden_channels
         self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)
         width = hidden * len(tap_shapes)
-        self.merge = None if config.merge_kernel_size is None else _convolution(width, hidden, config.merge_kernel_size)
+        kernel_size = config.merge_for(image_side)
+        self.merge = None if kernel_size is None else _convolution(width, hidden, kernel_size)
         self.merge_activation = nn.ReLU()
         pooled = (width if self.merge is None else hidden) * self.pool[0] * self.pool[1]
         self.mix = nn.Identity() if config.hidden_units is None else nn.Sequential(nn.Linear(pooled, config.hidden_units), nn.ReLU())

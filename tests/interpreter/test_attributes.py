@@ -1,6 +1,7 @@
 """Ψ: shapes for any taps, Φ ≥ 0, its start from data, and the revival of silent units."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -173,11 +174,18 @@ def test_nothing_normalises_by_the_batch(config: AttributeNetworkConfig) -> None
         ({"tap_kernel_size": 2}, "kernel sizes must be odd and positive, got 2"),
         ({"merge_kernel_size": -1}, "kernel sizes must be odd and positive, got 1 and -1"),
         ({"merge_kernel_size": 0}, "kernel sizes must be odd and positive, got 1 and 0"),
+        ({"merge_kernel_size": "wide"}, "kernel sizes must be odd and positive, got 1 and wide"),
     ],
 )
-def test_sizes_out_of_range_are_refused(wrong: dict[str, int], message: str) -> None:
+def test_sizes_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         AttributeNetworkConfig(**{"tap_kernel_size": 1} | wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("side", "told", "kernel_size"), [(64, "auto", (3, 3)), (65, "auto", (1, 1)), (224, 5, (5, 5)), (224, None, None)])
+def test_the_taps_of_photographs_are_merged_place_by_place(side: int, told: Any, kernel_size: Any) -> None:
+    network = AttributeNetwork(((4, 3, 3),), 2, AttributeNetworkConfig(merge_kernel_size=told), image_side=side)
+    assert (None if network.merge is None else network.merge.kernel_size) == kernel_size
 
 
 def test_no_attribute_is_refused() -> None:
