@@ -33,7 +33,7 @@ DATA ?= $(or $(FLINT_DATA),../shared/data)
 digits: $(INSTALLED)  ## train the demo's classifier again and write its checkpoint
 	$(BIN)/python examples/digits/train.py
 
-fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: the suggested layer, then two (15 minutes)
+fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: the suggested layer, then two (30 minutes)
 	$(BIN)/python -m examples.fashion_mnist.run --data $(DATA) --layers conv2
 	$(BIN)/python -m examples.fashion_mnist.run --data $(DATA) --layers conv1 conv2
 
@@ -44,10 +44,10 @@ weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decode
 	$(BIN)/python -m examples.weights.run --data $(DATA)
 	$(BIN)/python -m examples.weights.lengths --data $(DATA)
 
-layers: $(INSTALLED)  ## are the suggested layers the right ones? every good choice on three checkpoints (30 minutes)
+layers: $(INSTALLED)  ## are the suggested layers the right ones? every good choice on three checkpoints (45 minutes)
 	$(BIN)/python -m examples.layers.run --data $(DATA)
 
-pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (20 minutes)
+pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (an hour)
 	$(BIN)/python -m examples.pictures.run --data $(DATA)
 	$(BIN)/python -m examples.pictures.speed --data $(DATA)
 
@@ -56,7 +56,7 @@ report: $(TEST_INSTALLED)  ## the report on SqueezeNet, after imagenette, and th
 
 .PHONY: mishaps bad-calls fuzz
 
-mishaps: $(TEST_INSTALLED)  ## 200 kills at random moments of fit, cache, save and report, each resumed and compared (5 minutes)
+mishaps: $(TEST_INSTALLED)  ## 200 kills at random moments of fit, cache, save and report, each resumed and compared (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m examples.mishaps.kills
 
 bad-calls: $(TEST_INSTALLED)  ## how long a bad call takes to be refused, and what was read by then
@@ -84,7 +84,7 @@ paper: paper-grey paper-quickdraw paper-cifar10 paper-recipes paper-ablations pa
 paper-grey: $(INSTALLED)  ## accuracy and fidelity on MNIST and FashionMNIST, three seeds (2 hours)
 	$(PAPER).fidelity --tasks mnist fashion_mnist --seeds 0 1 2 $(PAPER_PLACES)
 
-paper-quickdraw: $(INSTALLED)  ## the same on QuickDraw, one seed (an hour)
+paper-quickdraw: $(INSTALLED)  ## the same on QuickDraw, one seed (3 hours)
 	$(PAPER).fidelity --tasks quickdraw --modes joint post-hoc mixtures $(PAPER_PLACES)
 
 paper-cifar10: $(INSTALLED)  ## the same on CIFAR-10, one seed (2 hours)

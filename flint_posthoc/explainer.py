@@ -367,7 +367,7 @@ class FlintExplainer(Explanations):
         allow_other_classifier: bool = False,
         load_classifier: bool = False,
     ) -> FlintExplainer:
-        """A saved explainer beside the classifier that it was fitted to, with the ``config`` of its fit but for a ``prediction_loss``.
+        """A saved explainer beside the classifier that it was fitted to, with its ``config`` but for a ``prediction_loss``.
 
         Args:
             model: that classifier. With ``load_classifier`` a module of the same architecture, which gets the weights of the joint fit.
