@@ -37,7 +37,7 @@ fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: the sugges
 	$(BIN)/python -m examples.fashion_mnist.run --data $(DATA) --layers conv2
 	$(BIN)/python -m examples.fashion_mnist.run --data $(DATA) --layers conv1 conv2
 
-imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (10 minutes)
+imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (3 minutes)
 	$(BIN)/python -m examples.imagenette.run --data $(DATA) --seeds 0 1 2
 
 weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (30 minutes)
