@@ -14,6 +14,9 @@ from .evaluation.evaluation import Evaluation as Evaluation
 from .explainer import FlintExplainer as FlintExplainer
 from .interpretation.relevance import GlobalInterpretation as GlobalInterpretation
 from .interpretation.relevance import LocalInterpretation as LocalInterpretation
+from .interpreter.attributes import AttributeNetworkConfig as AttributeNetworkConfig
+from .interpreter.decoder import DecoderConfig as DecoderConfig
+from .interpreter.interpreter import InterpreterConfig as InterpreterConfig
 from .learning import presets as presets
 from .learning.caching.cache import ActivationCache as ActivationCache
 from .learning.history import FitHistory as FitHistory
@@ -21,6 +24,7 @@ from .learning.joint import JointSettings as JointSettings
 from .learning.losses import LossWeights as LossWeights
 from .learning.presets import FlintConfig as FlintConfig
 from .learning.schedule import LossSchedule as LossSchedule
+from .learning.settings import FitSettings as FitSettings
 from .mixtures import WithMixtures as WithMixtures
 
 __version__ = "0.1.0"
