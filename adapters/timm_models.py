@@ -67,9 +67,8 @@ class TimmAdapter(TorchModuleAdapter):
 def _channels(model: nn.Module) -> int | None:
     """Of the images, by the first convolution, which may have been replaced, or stand behind a rearrangement of k × k pixels."""
     told, first = getattr(model, "in_chans", None), image_channels(model)
-    if first is None or not isinstance(told, int):
-        return told if first is None else first
-    return told if first in {told * side**2 for side in range(1, 17)} else first
+    fits = isinstance(told, int) and (first is None or first in {told * side**2 for side in range(1, 17)})
+    return told if fits else first
 
 
 def _unrolled(model: nn.Module, layer: str) -> bool:

@@ -226,10 +226,9 @@ def fingerprint(model: nn.Module) -> str:
     """SHA-256 (hex) of the model's class name and of name, dtype, shape and bytes of every parameter and buffer, in order of names.
 
     Buffers that no checkpoint holds count where they are one number a channel, as of a normalisation inside the model; larger ones are
-    tables that follow from the architecture, and some of those grow in a forward pass.
-    Nor does the module that the class stands in: it is ``__main__`` in a script and something else where that is imported.
-    Nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time. Weights that quantised
-    layers pack count with their values.
+    tables that follow from the architecture, and some of those grow in a forward pass. Weights that quantised layers pack count with their
+    values. The module that the class stands in does not count (it is ``__main__`` in a script and something else where that is imported),
+    nor do the device, the memory layout and flags. Of one tensor at most a few megabytes are on the CPU at a time.
     """
     named = [*model.named_parameters(remove_duplicate=False), *_telling_buffers(model), *_packed_weights(model)]
     return tensors_digest(sorted(named, key=lambda pair: pair[0]), f"{type(model).__qualname__}\n")

@@ -81,8 +81,9 @@ class AttributeNetworkConfig:
 
     def merge_for(self, image_side: int) -> int | None:
         """``merge_kernel_size`` for such images."""
-        known = self.merge_kernel_size
-        return known if known is None or isinstance(known, int) else MERGE_SMALL if image_side <= SMALL_IMAGE else MERGE_LARGE
+        if self.merge_kernel_size is None or isinstance(self.merge_kernel_size, int):
+            return self.merge_kernel_size
+        return MERGE_SMALL if image_side <= SMALL_IMAGE else MERGE_LARGE
 
 
 def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:

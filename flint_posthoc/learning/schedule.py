@@ -73,4 +73,4 @@ class LossSchedule:
 
 
 ALONE = LossSchedule()
-BY_DESIGN = LossSchedule(beta=RAMPED_IN)  # L_of asks f to stay predictable: from the first step on it keeps f from learning
+BY_DESIGN = LossSchedule(beta=RAMPED_IN)  # L_of asks f to be predictable, and slows what it learns first

@@ -31,6 +31,7 @@ class SanityScore(NamedTuple):
     rank_correlation: float  # Spearman's, in [-1, 1]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; what could not be compared is ``None``."""
         return {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in self._asdict().items()}
 
     def __str__(self) -> str:
