@@ -121,7 +121,8 @@ def test_reconstructions_are_pixels_at_the_decoders_resolution() -> None:
     ids=["tensor", "batches", "pairs", "dicts", "data set", "loader", "generator"],
 )
 def test_data_of_any_form_teaches_the_same(form: Any) -> None:
-    assert small.weights(small.fitted(data=form(small.images()))) == small.weights(small.fitted())
+    taught, plain = (small.fitted(data=data).interpreter.state_dict() for data in (form(small.images()), small.images()))
+    assert all(torch.allclose(taught[name], value, atol=1e-5) for name, value in plain.items())  # f may round batches of other sizes otherwise
 
 
 def test_labels_are_not_needed_and_change_nothing_but_the_baseline() -> None:

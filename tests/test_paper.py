@@ -362,11 +362,13 @@ def test_an_experiment_runs_and_is_made_once(
     written(tmp_path, monkeypatch)
     monkeypatch.setitem(DATASETS, "cub200", partial(cub200, side=72))  # above 64: still a photograph
     task = dataclasses.replace(TASKS[key], network=small_network, num_attributes=3, batch_size=6)
-    quick = dataclasses.replace(task.config(), settings=FitSettings(max_steps=3))
+    known = task.config()
+    quick = dataclasses.replace(known, settings=FitSettings(max_steps=3))
+    quick_design = dataclasses.replace(known, joint=dataclasses.replace(known.joint, refine_steps=3))
 
     def run() -> tuple[FlintExplainer, FlintExplainer]:
         fits = Fits(task, tmp_path, tmp_path / "made", epochs=1)
-        return fits.by_design(0), fits.post_hoc(0, config=quick)
+        return fits.by_design(0, config=quick_design), fits.post_hoc(0, config=quick)
 
     design, post_hoc = run()
     assert capsys.readouterr().out.count("making ") == 3  # BASE-f, and the two

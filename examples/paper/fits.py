@@ -20,7 +20,6 @@ from flint_posthoc import ActivationCache, FlintConfig, FlintExplainer
 from flint_posthoc.mixtures import WithMixtures
 from flint_posthoc.storage import read_json, read_tensors, write_json, write_tensors
 
-PRECISION = "bfloat16"  # in which f learns, alone and by design; everything is judged in float32
 
 
 class Fits:
@@ -133,7 +132,7 @@ class Fits:
             explain = self._explainer(self._fresh(seed), config, num_attributes)
             explain.joint = True
             known, loader = place / "checkpoint", self.shuffled(explain.config.settings.batch_size)
-            explain.fit(loader, epochs=self.epochs, seed=seed, precision=PRECISION, checkpoint_dir=known, resume=any(known.glob("*")))
+            explain.fit(loader, epochs=self.epochs, seed=seed, precision=classifiers.precision(), checkpoint_dir=known, resume=any(known.glob("*")))
             explain.save_pretrained(place / "interpreter")
             shutil.rmtree(known)
 

@@ -140,13 +140,12 @@ class Trainer:
 
     def _kept_best(self, history: FitHistory, record: EpochRecord) -> FitHistory:
         """``history`` with ``record``; the weights are kept where f and g together were never better on validation data."""
-        before = [_joint_score(earlier) for earlier in history]
-        history = dataclasses.replace(history, records=(*history.records, record))
+        longer = dataclasses.replace(history, records=(*history.records, record))
         if self.classifier is None or not self.joint.keep_best or record.validation_accuracy is None:
-            return history
-        if _joint_score(record) > max(before, default=-1.0):
+            return longer
+        if _joint_score(record) > max(map(_joint_score, history), default=-1.0):
             self.best = {name: value.detach().clone() for name, value in self.learnt.state_dict().items()}
-        return history
+        return longer
 
     def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
         seed = self.settings.seed * 1_000_003 + number  # of dropout and revivals, so that a resumed fit ends as an unbroken one
