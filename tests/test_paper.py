@@ -375,7 +375,7 @@ def test_an_experiment_runs_and_is_made_once(
     fits = Fits(task, tmp_path, tmp_path / "made", epochs=1)
     for explain in (design, post_hoc):
         assert explain.evaluate(fits.test).samples == 2 * TEST
-        assert explain.interpreter.config.attributes.hidden_channels == (256 if key == "cub200" else 64)
+        assert explain.interpreter.config.attributes.hidden_channels == (256 if key == "cub200" else None)
     assert design.accuracy_account(fits.base(0), fits.test).samples == 2 * TEST
     images = next(iter(fits.test))[0]
     for before, after in zip((design, post_hoc), run(), strict=True):

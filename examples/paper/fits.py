@@ -21,7 +21,6 @@ from flint_posthoc.mixtures import WithMixtures
 from flint_posthoc.storage import read_json, read_tensors, write_json, write_tensors
 
 
-
 class Fits:
     """Everything that was learnt for one task.
 
@@ -132,7 +131,9 @@ class Fits:
             explain = self._explainer(self._fresh(seed), config, num_attributes)
             explain.joint = True
             known, loader = place / "checkpoint", self.shuffled(explain.config.settings.batch_size)
-            explain.fit(loader, epochs=self.epochs, seed=seed, precision=classifiers.precision(), checkpoint_dir=known, resume=any(known.glob("*")))
+            explain.fit(
+                loader, epochs=self.epochs, seed=seed, precision=classifiers.precision(), checkpoint_dir=known, resume=any(known.glob("*"))
+            )
             explain.save_pretrained(place / "interpreter")
             shutil.rmtree(known)
 

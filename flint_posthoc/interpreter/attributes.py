@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from ..errors import ConfigurationError, ImageShapeError
 from ..measures import area_resize
 
 SMALL_IMAGE = 64  # pixels; above it images are taken for photographs
-POOL_SMALL, POOL_LARGE = 4, 1
-MERGE_SMALL, MERGE_LARGE = 3, 1
+GRID_SMALL, GRID_LARGE = 16, 8
+HIDDEN_CHANNELS, READ = 64, 4096  # maps of a convolution, fewer where a tap would give the linear layers more numbers than this
 
 MapShape = tuple[int, int, int]  # (channels, height, width) of one tap in canonical form
 
@@ -33,26 +33,28 @@ class AttributeNetworkConfig:
     """The shape of Ψ.
 
     Attributes:
-        hidden_channels: maps of each convolution (64 in the paper's networks).
+        hidden_channels: maps of each convolution (64 in the paper's networks); ``None``: 64, or fewer where the linear layers read many
+            places of them.
         tap_kernel_size: side of the kernel that reads each tap, odd (3 in the paper; 1 is up to nine times cheaper on wide taps).
-        merge_kernel_size: side of the kernel that reads all taps together, odd; "auto": 3 for images of up to 64 pixels, and 1 for larger
-            ones, whose late layers have seen the surroundings of a place; ``None``: no such convolution (the paper's LeNet variant).
+        merge_kernel_size: side of the kernel that reads all taps together, odd; "auto": 1 for photographs, and no such convolution for
+            images of up to 64 pixels; ``None``: none (the paper's LeNet variant).
         max_grid: taps whose maps are larger are first pooled by area to at most this side, which is what an activation cache stores;
-            ``None`` leaves them as they are (the paper).
+            "auto": 16 for images of up to 64 pixels, where a layer behind the tap may tell neighbouring places apart, and 8 for larger
+            ones; ``None`` leaves them as they are (the paper).
         max_channels: taps with more channels are learnt from in so many principal components of their first images, which is what an
             activation cache stores; the kernels are multiplied out afterwards. ``None``: in all channels (the paper).
-        pool_size: side of the grid that the last linear layer reads (3 in the paper's networks); ``None``: 4 for images of up to 64 pixels,
-            where a place in the image means something, and 1 for larger ones, photographs whose objects stand anywhere.
+        pool_size: side of the grid that the linear layers read (3 in the paper's networks); ``None``: every place for images of up to 64
+            pixels, where a place means something, and 1 for larger ones, photographs whose objects stand anywhere.
         hidden_units: width of a linear layer with ReLU before the last one; ``None``: no such layer (the paper).
         strided: larger taps reach the smallest tap's grid by a strided convolution (the paper) instead of by pooling behind it.
         standardize: whether each tapped channel is shifted and scaled by its mean and deviation on the first batch of the fit.
         dropout: on what the last linear layer reads, while training.
     """
 
-    hidden_channels: int = 64
+    hidden_channels: int | None = None
     tap_kernel_size: int = 1
     merge_kernel_size: int | str | None = "auto"
-    max_grid: int | None = 8
+    max_grid: int | str | None = "auto"
     max_channels: int | None = 256
     pool_size: int | None = None
     hidden_units: int | None = 256
@@ -61,8 +63,9 @@ class AttributeNetworkConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        sizes = (self.hidden_channels, self.hidden_units, self.pool_size, self.max_grid, self.max_channels)
-        if any(size is not None and size < 1 for size in sizes):
+        grid = None if self.max_grid == "auto" else self.max_grid
+        sizes = (self.hidden_channels, self.hidden_units, self.pool_size, grid, self.max_channels)
+        if any(size is not None and (not isinstance(size, int) or size < 1) for size in sizes):
             raise ConfigurationError(f"hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1, got {self}")
         kernel_sizes = (self.tap_kernel_size, 1 if self.merge_kernel_size in (None, "auto") else self.merge_kernel_size)
         if any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in kernel_sizes):
@@ -75,15 +78,16 @@ class AttributeNetworkConfig:
         """Whether the kernels that read the taps can be learnt in principal components: linear maps of standardised channels."""
         return self.max_channels is not None and self.standardize and self.tap_kernel_size == 1 and not self.strided
 
-    def pool_for(self, image_side: int) -> int:
-        """``pool_size`` for images whose longer side has so many pixels."""
-        return self.pool_size or (POOL_SMALL if image_side <= SMALL_IMAGE else POOL_LARGE)
+    def resolved(self, image_side: int) -> AttributeNetworkConfig:
+        """With sizes in place of "auto", and of ``pool_size=None``, for images whose longer side has so many pixels."""
+        small = image_side <= SMALL_IMAGE
+        grid = (GRID_SMALL if small else GRID_LARGE) if self.max_grid == "auto" else self.max_grid
+        merge = (None if small else 1) if self.merge_kernel_size == "auto" else self.merge_kernel_size
+        return replace(self, max_grid=grid, merge_kernel_size=merge, pool_size=self.pool_size or (GRID_SMALL if small else 1))
 
-    def merge_for(self, image_side: int) -> int | None:
-        """``merge_kernel_size`` for such images."""
-        if self.merge_kernel_size is None or isinstance(self.merge_kernel_size, int):
-            return self.merge_kernel_size
-        return MERGE_SMALL if image_side <= SMALL_IMAGE else MERGE_LARGE
+    def maps_for(self, places: int) -> int:
+        """``hidden_channels``, where the linear layers read so many places of them."""
+        return self.hidden_channels or max(1, min(HIDDEN_CHANNELS, READ // places))
 
 
 def _convolution(channels: int, maps: int, kernel_size: int, stride: tuple[int, int] = (1, 1)) -> nn.Conv2d:
@@ -162,17 +166,16 @@ class AttributeNetwork(nn.Module):
         super().__init__()
         if num_attributes < 1:
             raise ConfigurationError(f"num_attributes must be at least 1, got {num_attributes}")
-        self.config = config
+        self.config = config = config.resolved(image_side)
         self.tap_shapes = tap_shapes
         self.reduced_shapes = tuple(self._reduced(shape) for shape in tap_shapes)
         self.grid = (min(shape[1] for shape in self.reduced_shapes), min(shape[2] for shape in self.reduced_shapes))
-        pool = config.pool_for(image_side)
+        pool = config.pool_size or GRID_SMALL
         self.pool = (min(pool, self.grid[0]), min(pool, self.grid[1]))
-        hidden = config.hidden_channels
+        hidden = config.maps_for(self.pool[0] * self.pool[1])
         self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)
         width = hidden * len(tap_shapes)
-        kernel_size = config.merge_for(image_side)
-        self.merge = None if kernel_size is None else _convolution(width, hidden, kernel_size)
+        self.merge = None if config.merge_kernel_size is None else _convolution(width, hidden, int(config.merge_kernel_size))
         self.merge_activation = nn.ReLU()
         pooled = (width if self.merge is None else hidden) * self.pool[0] * self.pool[1]
         self.mix = nn.Identity() if config.hidden_units is None else nn.Sequential(nn.Linear(pooled, config.hidden_units), nn.ReLU())
@@ -184,7 +187,7 @@ class AttributeNetwork(nn.Module):
 
     def _reduced(self, shape: MapShape) -> MapShape:
         limit = self.config.max_grid
-        return shape if limit is None else (shape[0], grid_side(shape[1], limit), grid_side(shape[2], limit))
+        return shape if limit is None else (shape[0], grid_side(shape[1], int(limit)), grid_side(shape[2], int(limit)))
 
     def reduced(self, activations: Activations) -> Activations:
         """The activations at the resolution Ψ works on (area pooling; nothing learnt): what an activation cache stores. Idempotent.

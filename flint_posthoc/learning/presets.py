@@ -52,6 +52,7 @@ Entry = TypeVar("Entry")
 
 _LENET = InterpreterConfig(
     attributes=AttributeNetworkConfig(
+        hidden_channels=64,
         tap_kernel_size=3,
         merge_kernel_size=None,
         max_grid=None,
@@ -69,6 +70,7 @@ _LENET = InterpreterConfig(
 _RESNET18 = dataclasses.replace(
     _LENET,
     attributes=AttributeNetworkConfig(
+        hidden_channels=64,
         tap_kernel_size=3,
         merge_kernel_size=3,
         max_grid=None,

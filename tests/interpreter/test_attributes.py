@@ -171,6 +171,7 @@ def test_nothing_normalises_by_the_batch(config: AttributeNetworkConfig) -> None
         ({"hidden_channels": 0}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
         ({"pool_size": 0}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
         ({"max_grid": 0}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
+        ({"max_grid": "wide"}, "hidden_channels, hidden_units, pool_size, max_grid and max_channels must be at least 1"),
         ({"tap_kernel_size": 2}, "kernel sizes must be odd and positive, got 2"),
         ({"merge_kernel_size": -1}, "kernel sizes must be odd and positive, got 1 and -1"),
         ({"merge_kernel_size": 0}, "kernel sizes must be odd and positive, got 1 and 0"),
@@ -182,7 +183,20 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> 
         AttributeNetworkConfig(**{"tap_kernel_size": 1} | wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("side", "told", "kernel_size"), [(64, "auto", (3, 3)), (65, "auto", (1, 1)), (224, 5, (5, 5)), (224, None, None)])
+@pytest.mark.parametrize(
+    ("side", "grid", "maps", "read"),
+    [(28, (14, 14), 20, 20 * 14 * 14), (64, (16, 16), 16, 16 * 16 * 16), (65, (8, 8), 64, 64), (224, (8, 8), 64, 64)],
+)
+def test_of_small_images_every_place_is_read_and_of_photographs_their_mean(side: int, grid: Any, maps: int, read: int) -> None:
+    tapped = min(side // 2, 32)
+    network = AttributeNetwork(((3, tapped, tapped),), 2, image_side=side)
+    assert network.grid == grid
+    assert network.taps[0].convolution.out_channels == maps
+    assert network.mix[0].in_features == read
+    assert AttributeNetwork(((3, 4, 4),), 2, image_side=side).taps[0].convolution.out_channels == 64
+
+
+@pytest.mark.parametrize(("side", "told", "kernel_size"), [(64, "auto", None), (65, "auto", (1, 1)), (224, 5, (5, 5)), (224, None, None)])
 def test_the_taps_of_photographs_are_merged_place_by_place(side: int, told: Any, kernel_size: Any) -> None:
     network = AttributeNetwork(((4, 3, 3),), 2, AttributeNetworkConfig(merge_kernel_size=told), image_side=side)
     assert (None if network.merge is None else network.merge.kernel_size) == kernel_size
