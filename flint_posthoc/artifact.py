@@ -43,7 +43,7 @@ from .storage import (
 
 JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME, LOCK_NAME = "flint.json", "interpreter.safetensors", "classifier.safetensors", "save.lock"
 INTERPRETER_LIMIT = 2 * 2**30  # bytes
-FORMAT = 2  # 1: Ψ of small images was another
+FORMAT = 1
 _STAYED_AS_IT_WAS = "Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
 _LEARNT_TOO = "That one learnt beside the interpreter and was saved with it: pass load_classifier=True, and this model gets its weights"
 

@@ -427,7 +427,7 @@ def test_a_fit_in_bfloat16_learns_as_well_as_one_in_float32() -> None:
     fidelity = {}
     for precision in ("float32", "bfloat16"):
         explain = small.explainer(model)
-        explain.fit(pixels, precision=precision, max_steps=400, progress=False)
+        explain.fit(pixels, precision=precision, max_steps=200, progress=False)
         fidelity[precision] = explain.evaluate(pixels).fidelity
     assert fidelity["float32"] > 0.5
     assert fidelity["bfloat16"] == pytest.approx(fidelity["float32"], abs=0.05)
@@ -448,7 +448,7 @@ def test_a_classifier_that_learns_in_bfloat16_is_the_one_that_is_left() -> None:
 
 def test_a_final_model_can_be_explained_and_made_final_again() -> None:
     inner = small.fitted().as_classifier()
-    outer = small.explainer(inner, layers=["attribute_network.taps.0"])
+    outer = small.explainer(inner, layers=["attribute_network.merge"])
     outer.fit(small.images(), progress=False)
     assert outer.as_classifier()(small.images(4)).shape == (4, small.CLASSES)
 

@@ -1,9 +1,10 @@
-"""What the terms of the loss and the number of attributes do: η × ζ with the conciseness curves, J, and no autoencoder.
+"""What the terms of the loss, the number of attributes and what Ψ reads do: η × ζ with the conciseness curves, J, and no autoencoder.
 
 python -m examples.paper.ablations weights --tasks fashion_mnist
 python -m examples.paper.ablations attributes --tasks mnist quickdraw
 python -m examples.paper.ablations autoencoder --tasks quickdraw
 python -m examples.paper.ablations choices --tasks mnist fashion_mnist quickdraw --validation
+python -m examples.paper.ablations readings --tasks mnist fashion_mnist --validation
 python -m examples.paper.ablations by-design --tasks fashion_mnist --validation --epochs 5 --output build/five-epochs
 python -m examples.paper.ablations weights --tasks quickdraw --modes post-hoc
 
@@ -40,7 +41,7 @@ COLUMNS = ("classifier_accuracy", "fidelity", "fidelity_on_errors", "relative_re
 
 @dataclass(frozen=True)
 class Variant:
-    """One fit of a table: what differs from the defaults; ``joint``: by name in ``JointSettings``."""
+    """One fit of a table: what differs from the defaults; ``joint`` and ``reading``: by name in ``JointSettings`` and Ψ's config."""
 
     label: str
     mode: str = "post-hoc"
@@ -48,6 +49,7 @@ class Variant:
     num_attributes: int | None = None
     joint: tuple[tuple[str, float], ...] = ()
     schedule: LossSchedule | None = None
+    reading: tuple[tuple[str, int], ...] = ()
 
     @property
     def folder(self) -> str:
@@ -55,7 +57,7 @@ class Variant:
         changed = {name: value for name, value in self.weights.numbers().items() if value != getattr(DEFAULT, name)}
         parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
         parts += [] if self.weights.temperature == 1 else [f"temperature{self.weights.temperature:g}"]
-        parts += [f"{name}{value:g}" for name, value in self.joint] + ([] if self.schedule is None else ["schedule"])
+        parts += [f"{name}{value:g}" for name, value in (*self.joint, *self.reading)] + ([] if self.schedule is None else ["schedule"])
         return "-".join([self.mode, "ablation", *parts])
 
     def config(self, task: Task) -> FlintConfig:
@@ -63,7 +65,9 @@ class Variant:
         settings = FitSettings() if self.mode == "joint" else FitSettings(max_steps=STEPS)
         known = task.config()
         joint = dataclasses.replace(known.joint, **dict(self.joint))  # type: ignore[arg-type]
-        return dataclasses.replace(known, weights=self.weights, settings=settings, schedule=self.schedule, joint=joint)
+        attributes = dataclasses.replace(known.interpreter.attributes, **dict(self.reading))  # type: ignore[arg-type]
+        interpreter = dataclasses.replace(known.interpreter, attributes=attributes)
+        return FlintConfig(interpreter, settings, self.weights, self.schedule, joint)
 
     def fit(self, fits: Fits, seed: int) -> FlintExplainer:
         """Made where it is not there yet."""
@@ -100,6 +104,18 @@ def choices(task: Task) -> list[Variant]:
     ]
 
 
+def readings(task: Task) -> list[Variant]:
+    """What Ψ reads of the maps, and at which temperature g is compared with f: on what f gets wrong these matter most."""
+    return [
+        Variant("defaults"),
+        Variant("as coarse taps are read: 8 × 8 places, a 3 × 3 kernel, 4 × 4 parts", reading=(("max_grid", 8),)),
+        *(
+            Variant(f"defaults, T {temperature:g}, β {beta:g}, η {eta:g}", weights=LossWeights(temperature=temperature, beta=beta, eta=eta))
+            for temperature, beta, eta in ((2.0, 2.0, DEFAULT.eta), (2.0, 2.0, 0.2), (4.0, 1.0, DEFAULT.eta), (4.0, 1.0, 0.2))
+        ),
+    ]
+
+
 def by_design(task: Task) -> list[Variant]:
     """The same by design."""
     weights = [Variant(f"L_pred × {weight:g}", "joint", joint=(("prediction_weight", weight),)) for weight in (2.0, 3.0)]
@@ -112,6 +128,7 @@ TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
     "attributes": ("The number of attributes", sizes),
     "autoencoder": ("Without the autoencoder", decoders),
     "choices": ("Among what the defaults were chosen", choices),
+    "readings": ("What Ψ reads, and the temperature of L_of", readings),
     "by-design": ("Among what the defaults by design were chosen", by_design),
 }
 

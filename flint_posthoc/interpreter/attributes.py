@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, ImageShapeError
 from ..measures import area_resize
 
 SMALL_IMAGE = 64  # pixels; above it images are taken for photographs
-GRID_SMALL, GRID_LARGE = 16, 8
+COARSE, FINE = 8, 16  # sides of grids; taps of more places than the coarse one stand before layers that may tell neighbours apart
 HIDDEN_CHANNELS, READ = 64, 4096  # maps of a convolution, fewer where a tap would give the linear layers more numbers than this
 
 MapShape = tuple[int, int, int]  # (channels, height, width) of one tap in canonical form
@@ -36,15 +36,16 @@ class AttributeNetworkConfig:
         hidden_channels: maps of each convolution (64 in the paper's networks); ``None``: 64, or fewer where the linear layers read many
             places of them.
         tap_kernel_size: side of the kernel that reads each tap, odd (3 in the paper; 1 is up to nine times cheaper on wide taps).
-        merge_kernel_size: side of the kernel that reads all taps together, odd; "auto": 1 for photographs, and no such convolution for
-            images of up to 64 pixels; ``None``: none (the paper's LeNet variant).
+        merge_kernel_size: side of the kernel that reads all taps together, odd; "auto": 3 for images of up to 64 pixels, none where their
+            grid is finer than 8 × 8, and 1 for larger ones, whose late layers have seen the surroundings of a place; ``None``: no such
+            convolution (the paper's LeNet variant).
         max_grid: taps whose maps are larger are first pooled by area to at most this side, which is what an activation cache stores;
-            "auto": 16 for images of up to 64 pixels, where a layer behind the tap may tell neighbouring places apart, and 8 for larger
-            ones; ``None`` leaves them as they are (the paper).
+            "auto": 8, and 16 for images of up to 64 pixels whose taps are all larger than 8 × 8; ``None``: as they are (the paper).
         max_channels: taps with more channels are learnt from in so many principal components of their first images, which is what an
             activation cache stores; the kernels are multiplied out afterwards. ``None``: in all channels (the paper).
-        pool_size: side of the grid that the linear layers read (3 in the paper's networks); ``None``: every place for images of up to 64
-            pixels, where a place means something, and 1 for larger ones, photographs whose objects stand anywhere.
+        pool_size: side of the grid that the linear layers read (3 in the paper's networks); ``None``: 4 for images of up to 64 pixels,
+            where a place in the image means something, all of a grid finer than 8 × 8, and 1 for larger ones, photographs whose objects
+            stand anywhere.
         hidden_units: width of a linear layer with ReLU before the last one; ``None``: no such layer (the paper).
         strided: larger taps reach the smallest tap's grid by a strided convolution (the paper) instead of by pooling behind it.
         standardize: whether each tapped channel is shifted and scaled by its mean and deviation on the first batch of the fit.
@@ -78,12 +79,15 @@ class AttributeNetworkConfig:
         """Whether the kernels that read the taps can be learnt in principal components: linear maps of standardised channels."""
         return self.max_channels is not None and self.standardize and self.tap_kernel_size == 1 and not self.strided
 
-    def resolved(self, image_side: int) -> AttributeNetworkConfig:
-        """With sizes in place of "auto", and of ``pool_size=None``, for images whose longer side has so many pixels."""
+    def resolved(self, tap_shapes: tuple[MapShape, ...], image_side: int) -> AttributeNetworkConfig:
+        """With sizes in place of "auto", and of ``pool_size=None``, for such taps and images whose longer side has so many pixels."""
         small = image_side <= SMALL_IMAGE
-        grid = (GRID_SMALL if small else GRID_LARGE) if self.max_grid == "auto" else self.max_grid
-        merge = (None if small else 1) if self.merge_kernel_size == "auto" else self.merge_kernel_size
-        return replace(self, max_grid=grid, merge_kernel_size=merge, pool_size=self.pool_size or (GRID_SMALL if small else 1))
+        fine = small and all(max(shape[1:]) > COARSE for shape in tap_shapes)
+        grid = (FINE if fine else COARSE) if self.max_grid == "auto" else self.max_grid
+        fine = fine and grid is not None and int(grid) > COARSE
+        kernel, pool = (None, FINE) if fine else (3, 4) if small else (1, 1)
+        merge = kernel if self.merge_kernel_size == "auto" else self.merge_kernel_size
+        return replace(self, max_grid=grid, merge_kernel_size=merge, pool_size=self.pool_size or pool)
 
     def maps_for(self, places: int) -> int:
         """``hidden_channels``, where the linear layers read so many places of them."""
@@ -166,11 +170,11 @@ class AttributeNetwork(nn.Module):
         super().__init__()
         if num_attributes < 1:
             raise ConfigurationError(f"num_attributes must be at least 1, got {num_attributes}")
-        self.config = config = config.resolved(image_side)
+        self.config = config = config.resolved(tap_shapes, image_side)
         self.tap_shapes = tap_shapes
         self.reduced_shapes = tuple(self._reduced(shape) for shape in tap_shapes)
         self.grid = (min(shape[1] for shape in self.reduced_shapes), min(shape[2] for shape in self.reduced_shapes))
-        pool = config.pool_size or GRID_SMALL
+        pool = config.pool_size or FINE
         self.pool = (min(pool, self.grid[0]), min(pool, self.grid[1]))
         hidden = config.maps_for(self.pool[0] * self.pool[1])
         self.taps = nn.ModuleList(TapReader(shape[0], hidden, config.tap_kernel_size, self._stride(shape)) for shape in self.reduced_shapes)

@@ -184,19 +184,30 @@ def test_sizes_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("side", "grid", "maps", "read"),
-    [(28, (14, 14), 20, 20 * 14 * 14), (64, (16, 16), 16, 16 * 16 * 16), (65, (8, 8), 64, 64), (224, (8, 8), 64, 64)],
+    ("side", "taps", "kernel_size", "maps", "read"),
+    [
+        (28, (14,), None, 20, 20 * 14 * 14),  # LeNet's: fine, every place is read
+        (64, (32, 20), None, 40, 2 * 40 * 10 * 10),
+        (28, (8,), (3, 3), 64, 64 * 4 * 4),
+        (28, (24, 8), (3, 3), 64, 64 * 4 * 4),  # the coarse one says where both are read
+        (65, (14,), (1, 1), 64, 64),
+    ],
 )
-def test_of_small_images_every_place_is_read_and_of_photographs_their_mean(side: int, grid: Any, maps: int, read: int) -> None:
-    tapped = min(side // 2, 32)
-    network = AttributeNetwork(((3, tapped, tapped),), 2, image_side=side)
-    assert network.grid == grid
-    assert network.taps[0].convolution.out_channels == maps
+def test_every_place_is_read_where_all_taps_of_small_images_are_fine(
+    side: int, taps: tuple[int, ...], kernel_size: Any, maps: int, read: int
+) -> None:
+    network = AttributeNetwork(tuple((3, tap, tap) for tap in taps), 2, image_side=side)
+    assert (None if network.merge is None else network.merge.kernel_size) == kernel_size
+    assert {reader.convolution.out_channels for reader in network.taps} == {maps}
     assert network.mix[0].in_features == read
-    assert AttributeNetwork(((3, 4, 4),), 2, image_side=side).taps[0].convolution.out_channels == 64
 
 
-@pytest.mark.parametrize(("side", "told", "kernel_size"), [(64, "auto", None), (65, "auto", (1, 1)), (224, 5, (5, 5)), (224, None, None)])
+def test_a_reading_that_was_saved_with_its_grid_stays_as_it_was() -> None:
+    network = AttributeNetwork(((32, 14, 14),), 2, AttributeNetworkConfig(hidden_channels=64, max_grid=8), image_side=28)
+    assert (network.grid, network.pool, network.merge.kernel_size) == ((7, 7), (4, 4), (3, 3))
+
+
+@pytest.mark.parametrize(("side", "told", "kernel_size"), [(64, "auto", (3, 3)), (65, "auto", (1, 1)), (224, 5, (5, 5)), (224, None, None)])
 def test_the_taps_of_photographs_are_merged_place_by_place(side: int, told: Any, kernel_size: Any) -> None:
     network = AttributeNetwork(((4, 3, 3),), 2, AttributeNetworkConfig(merge_kernel_size=told), image_side=side)
     assert (None if network.merge is None else network.merge.kernel_size) == kernel_size
