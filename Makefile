@@ -94,10 +94,11 @@ paper-recipes: $(INSTALLED)  ## the authors' and the paper's settings on the sam
 	$(PAPER).fidelity --tasks mnist fashion_mnist quickdraw --recipe authors $(PAPER_PLACES)
 	$(PAPER).fidelity --tasks mnist quickdraw --recipe paper $(PAPER_PLACES)
 
-paper-ablations: $(INSTALLED)  ## eta against zeta with the conciseness curves, J, and no autoencoder
+paper-ablations: $(INSTALLED)  ## eta against zeta with the conciseness curves, J, no autoencoder, and what is read of the maps
 	$(PAPER).ablations weights --tasks fashion_mnist $(PAPER_PLACES)
 	$(PAPER).ablations attributes --tasks mnist quickdraw $(PAPER_PLACES)
 	$(PAPER).ablations autoencoder --tasks fashion_mnist quickdraw $(PAPER_PLACES)
+	$(PAPER).ablations readings --tasks mnist fashion_mnist --validation --modes post-hoc $(PAPER_PLACES)
 
 paper-questions: $(INSTALLED)  ## top-k agreement, disagreement, shuffling, faithfulness, stability
 	$(PAPER).questions agreement $(PAPER_PLACES)

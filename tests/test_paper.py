@@ -26,7 +26,8 @@ from torchvision.models import resnet18
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the examples are no part of what is installed
 
-from examples.paper import fidelity, pretrained  # noqa: E402
+from examples.paper import classifiers, fidelity, pretrained  # noqa: E402
+from examples.paper.ablations import TABLES  # noqa: E402
 from examples.paper.cells import cell  # noqa: E402
 from examples.paper.datasets import DATASETS, batches, cub200, shuffled, validation_split  # noqa: E402
 from examples.paper.fits import Fits  # noqa: E402
@@ -381,6 +382,23 @@ def test_an_experiment_runs_and_is_made_once(
     for before, after in zip((design, post_hoc), run(), strict=True):
         assert torch.equal(before(images).interpreter_logits, after(images).interpreter_logits)
     assert "making" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("pays", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_classifiers_learn_in_bfloat16_only_where_the_machine_multiplies_it(
+    pays: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifiers, "bfloat16_pays", lambda device: pays)
+    assert classifiers.precision() == precision
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_fits_of_a_table_differ_and_are_kept_apart(table: str) -> None:
+    task = TASKS["mnist"]
+    variants = TABLES[table][1](task)
+    kept = {variant.folder for variant in variants}
+    told = {repr((variant.mode, variant.num_attributes, variant.config(task))) for variant in variants}
+    assert len(kept) == len(told) == len(variants)
 
 
 def test_every_task_has_its_data_and_learns_as_it_says() -> None:
