@@ -99,6 +99,7 @@ paper-ablations: $(INSTALLED)  ## eta against zeta with the conciseness curves, 
 	$(PAPER).ablations attributes --tasks mnist quickdraw $(PAPER_PLACES)
 	$(PAPER).ablations autoencoder --tasks fashion_mnist quickdraw $(PAPER_PLACES)
 	$(PAPER).ablations readings --tasks mnist fashion_mnist --validation --modes post-hoc $(PAPER_PLACES)
+	$(PAPER).ablations readings --tasks mnist fashion_mnist --modes post-hoc $(PAPER_PLACES)
 
 paper-questions: $(INSTALLED)  ## top-k agreement, disagreement, shuffling, faithfulness, stability
 	$(PAPER).questions agreement $(PAPER_PLACES)
