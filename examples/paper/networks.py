@@ -39,19 +39,19 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """For images of 28 or 32 pixels: a 3×3 stem without pooling. The paper's has no batch norm, and ``width`` 64."""
+    """For images of 28 or 32 pixels: a 3×3 stem without pooling. The paper's has no batch norm."""
 
-    def __init__(self, channels: int, num_classes: int = 10, *, batch_norm: bool = False, width: int = 64) -> None:
+    def __init__(self, channels: int, num_classes: int = 10, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width) if batch_norm else nn.Identity(), nn.ReLU()
+            nn.Conv2d(channels, 64, 3, padding=1), nn.BatchNorm2d(64) if batch_norm else nn.Identity(), nn.ReLU()
         )  # fmt: skip
-        widths = (width, width, 2 * width, 4 * width, 8 * width)
+        widths = (64, 64, 128, 256, 512)
         for index in range(4):
             first = Block(widths[index], widths[index + 1], 1 if index == 0 else 2, batch_norm=batch_norm)
             setattr(self, f"layer{index + 1}", nn.Sequential(first, Block(widths[index + 1], widths[index + 1], 1, batch_norm=batch_norm)))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(widths[-1], num_classes)
+        self.fc = nn.Linear(512, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
