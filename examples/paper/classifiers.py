@@ -23,7 +23,7 @@ def precision() -> str:
 def train(model: nn.Module, task: Task, loader: DataLoader, *, epochs: int) -> nn.Module:
     """Train ``model`` in place by cross entropy and return it in evaluation mode."""
     settings = task.config().joint
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     model.train()
     total, lowered = epochs * len(loader), precision() == "bfloat16"
     with tqdm(total=total, desc="BASE-f", unit="step") as bar:

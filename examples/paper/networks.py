@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+FEW_PLACES = 16  # of the maps that a convolution gives
 
 
 class LeNet(nn.Module):
@@ -22,13 +25,29 @@ class LeNet(nn.Module):
         return self.fc2(self.dropout3(self.relu3(self.fc1(maps.flatten(1)))))
 
 
+class Convolution(nn.Conv2d):
+    """3 × 3, the border padded; of few places on a CPU a matrix product, which learns 512 maps of 4 × 4 three times faster."""
+
+    def __init__(self, channels: int, maps: int, stride: int, *, bias: bool) -> None:
+        super().__init__(channels, maps, 3, stride, padding=1, bias=bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, channels, H, W) → (B, maps, H, W), or half of that with stride 2."""
+        step, (height, width) = self.stride[0], maps.shape[2:]
+        if maps.is_cuda or -(-height // step) * -(-width // step) > FEW_PLACES:
+            return super().forward(maps)
+        padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        neighbours = [padded[:, down : down + height : step, right : right + width : step] for down in range(3) for right in range(3)]
+        return F.linear(torch.cat(neighbours, dim=3), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut (a 1×1 convolution where the shape changes)."""
 
     def __init__(self, channels: int, maps: int, stride: int, *, batch_norm: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, maps, 3, stride, padding=1, bias=not batch_norm)
-        self.conv2 = nn.Conv2d(maps, maps, 3, padding=1, bias=not batch_norm)
+        self.conv1 = Convolution(channels, maps, stride, bias=not batch_norm)
+        self.conv2 = Convolution(maps, maps, 1, bias=not batch_norm)
         self.norm1, self.norm2 = (nn.BatchNorm2d(maps) if batch_norm else nn.Identity() for _ in range(2))
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.shortcut = nn.Identity() if stride == 1 and channels == maps else nn.Conv2d(channels, maps, 1, stride)
