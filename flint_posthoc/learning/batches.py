@@ -136,6 +136,12 @@ class Preparation(NamedTuple):
                 parts = halving.parts(partial(self._passed, batch, run), len(batch.images))
                 yield LearningBatch.joined(list(parts))
 
+    def labelled(self, data: Data) -> Iterator[LearningBatch]:
+        """What a ``Survey`` needs of labelled ``data``, without a pass of f."""
+        for batch in self.read(data):
+            classes, target = class_of(batch.labels), area_resize(batch.images, self.resolution)  # type: ignore[arg-type]
+            yield LearningBatch((), target.new_empty(len(classes), 0), target, classes)
+
     def _passed(self, batch: Batch, run: OpenView, part: slice) -> LearningBatch:
         images = batch.images[part]
         result = run(images)

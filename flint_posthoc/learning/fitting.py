@@ -144,7 +144,7 @@ def _by_design(
     if is_one_shot(request.data) or (request.validation is not None and is_one_shot(request.validation)):
         raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
     model, preparation = prepared.view.model, preparation._replace(labels="targets", max_channels=None)  # components change with f
-    survey = Survey.of(_reading(preparation, request).passes("survey"), prepared.view.num_classes)
+    survey = _reading(preparation, request).survey()
     _warn_unshuffled(request.data)
     _warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
     source = JointBatches(preparation, request.data, config.joint, survey.batches)
@@ -294,7 +294,7 @@ def _source(
     with kept(request.cache, reading) as cache:
         if cache is None:
             _warn_unshuffled(request.data)
-            survey = Survey.of(reading.passes("survey"), preparation.view.num_classes)
+            survey = reading.survey()
             per_epoch = _live_steps(request.data, survey)
             survey = survey.over_all()
             _warn_small_batches(survey.images // per_epoch, num_attributes)

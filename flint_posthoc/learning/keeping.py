@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, FlintWarning, MemoryExhaustedError
 from ..memory import free_memory
 from ..processes import gather, local_size, share
 from ..splitting import is_stream
-from .batches import LearningBatch, Preparation
+from .batches import LearningBatch, Preparation, Survey
 from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
 from .caching.layout import bytes_per_image
@@ -40,7 +40,16 @@ class Reading(NamedTuple):
 
     def passes(self, what: str) -> Generator[LearningBatch, None, None]:
         """That pass, with a bar named ``what``."""
-        shown = with_progress(self.preparation.passes(self.first_pass), what, self.images, self.show_progress)
+        return self._shown(self.preparation.passes(self.first_pass), what)
+
+    def survey(self) -> Survey:
+        """What that pass tells of the data; where labels are a must, f has nothing to add and does not run."""
+        preparation = self.preparation
+        found = (preparation.labelled if preparation.labels == "targets" else preparation.passes)(self.first_pass)
+        return Survey.of(self._shown(found, "survey"), self.preparation.view.num_classes)
+
+    def _shown(self, passes: Iterable[LearningBatch], what: str) -> Generator[LearningBatch, None, None]:
+        shown = with_progress(passes, what, self.images, self.show_progress)
         return whole_stream(shown, self.images) if is_stream(self.data) else shown
 
     def cached(self, folder: Path | None = None, room: float = math.inf) -> ActivationCache:
