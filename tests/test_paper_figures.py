@@ -60,7 +60,7 @@ def test_every_picture_stands_on_its_page(tmp_path: Path, monkeypatch: pytest.Mo
     places = ["--output", str(tmp_path / "made"), "--results", str(tmp_path / "results")]
     monkeypatch.setattr(sys, "argv", [str(ROOT / "examples" / "paper" / "figures.py"), *asked, *places])
     figures.main()
-    folder = tmp_path / "results" / "figures" / "mnist-post-hoc"
+    folder = tmp_path / "results" / "figures" / "mnist-4-epochs-post-hoc"
     record = json.loads((folder / "results.json").read_text())
     assert record["circumstances"]["command"].split()[3:] == asked
     assert [*record["pictures"]] == [f"{name}.png" for name in NAMES]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from examples.paper.fits import Fits
+from examples.paper.fits import Fits, name_of
 from examples.paper.tasks import TASKS
 from examples.results import arguments
 from flint_posthoc import __version__
@@ -51,7 +51,7 @@ def fits_of(options: argparse.Namespace, key: str) -> Fits:
 
 def table_name(options: argparse.Namespace, *more: str) -> str:
     """The folder of a table that is about several tasks."""
-    return "-".join([*options.tasks, *more, *(["validation"] if options.validation else [])])
+    return name_of("-".join([*options.tasks, *more]), images=options.images, epochs=options.epochs, validation=options.validation)
 
 
 def quick(options: argparse.Namespace) -> dict[str, int]:

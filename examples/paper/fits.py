@@ -21,6 +21,12 @@ from flint_posthoc.mixtures import WithMixtures
 from flint_posthoc.storage import read_json, read_tensors, write_json, write_tensors
 
 
+def name_of(base: str, *, images: int | None, epochs: int | None, validation: bool) -> str:
+    """``base``, and what sets the validation split and quick tries apart from the whole experiment."""
+    tries = (("validation", validation), (f"{epochs}-epochs", epochs), (f"{images}-images", images))
+    return "-".join([base, *(words for words, asked in tries if asked)])
+
+
 class Fits:
     """Everything that was learnt for one task.
 
@@ -28,6 +34,9 @@ class Fits:
         folder: where it is kept, one folder a seed and fit.
         images: learn from and judge on about so many images only, for a quick try.  epochs: likewise.
         validation: judge on every sixth training image, and learn from the others: for choosing settings.
+
+    Attributes:
+        key: of the task, the split and the quick try; names what is kept.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class Fits:
         epochs: int | None = None,
         validation: bool = False,
     ) -> None:
-        self.key = f"{task.key}-validation" if validation else task.key
+        self.key = name_of(task.key, images=images, epochs=epochs, validation=validation)
         self.task, self.data, self.folder = task, data, folder / self.key
         self.images, self.epochs, self.validation = images, epochs or task.epochs, validation
         self._caches: dict[int, ActivationCache] = {}
