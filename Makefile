@@ -98,6 +98,7 @@ paper-ablations: $(INSTALLED)  ## eta against zeta with the conciseness curves, 
 	$(PAPER).ablations weights --tasks fashion_mnist $(PAPER_PLACES)
 	$(PAPER).ablations attributes --tasks mnist quickdraw $(PAPER_PLACES)
 	$(PAPER).ablations autoencoder --tasks fashion_mnist quickdraw $(PAPER_PLACES)
+	$(PAPER).ablations predictions --tasks fashion_mnist --validation --epochs 5 $(PAPER_PLACES)
 	$(PAPER).ablations readings --tasks mnist fashion_mnist --validation --modes post-hoc $(PAPER_PLACES)
 	$(PAPER).ablations readings --tasks mnist fashion_mnist --modes post-hoc $(PAPER_PLACES)
 

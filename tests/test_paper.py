@@ -26,7 +26,7 @@ from torchvision.models import resnet18
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the examples are no part of what is installed
 
-from examples.paper import classifiers, fidelity, pretrained  # noqa: E402
+from examples.paper import classifiers, fidelity, networks, pretrained  # noqa: E402
 from examples.paper.ablations import TABLES  # noqa: E402
 from examples.paper.cells import cell  # noqa: E402
 from examples.paper.datasets import DATASETS, batches, cub200, shuffled, validation_split  # noqa: E402
@@ -75,6 +75,17 @@ def test_a_network_has_the_papers_taps(task: str, shape: tuple[int, ...], classe
     assert [tuple(maps.shape[1:]) for maps in seen] == taps
     assert all(bool((maps >= 0).all()) for maps in seen)  # behind a ReLU
     assert (batch_norms(network) > 0) == (task == "cub200")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_few_places_are_convolved_as_many(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, maps = networks.Convolution(5, 7, stride, bias=True), torch.randn(3, 5, 4, 6, requires_grad=True)
+    found = []
+    for few in (0, 24):
+        monkeypatch.setattr(networks, "FEW_PLACES", few)
+        result = layer(maps)
+        found.append([result, *torch.autograd.grad(result.square().sum(), [maps, *layer.parameters()])])
+    assert all(torch.allclose(plain, product, atol=1e-4) for plain, product in zip(*found, strict=True))
 
 
 def test_batch_norm_is_to_be_had() -> None:
@@ -382,6 +393,12 @@ def test_an_experiment_runs_and_is_made_once(
     for before, after in zip((design, post_hoc), run(), strict=True):
         assert torch.equal(before(images).interpreter_logits, after(images).interpreter_logits)
     assert "making" not in capsys.readouterr().out
+
+
+def test_quick_tries_and_the_validation_split_are_kept_apart(tmp_path: Path) -> None:
+    ways = [{}, {"validation": True}, {"epochs": 5}, {"epochs": 5, "validation": True}, {"images": 500}, {"images": 500, "epochs": 5}]
+    folders = [Fits(TASKS["mnist"], tmp_path, tmp_path / "made", **way).folder for way in ways]  # type: ignore[arg-type]
+    assert len(set(folders)) == len(ways)
 
 
 @pytest.mark.parametrize(("pays", "precision"), [(True, "bfloat16"), (False, "float32")])

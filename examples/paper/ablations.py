@@ -5,7 +5,8 @@ python -m examples.paper.ablations attributes --tasks mnist quickdraw
 python -m examples.paper.ablations autoencoder --tasks quickdraw
 python -m examples.paper.ablations choices --tasks mnist fashion_mnist quickdraw --validation
 python -m examples.paper.ablations readings --tasks mnist fashion_mnist --validation
-python -m examples.paper.ablations by-design --tasks fashion_mnist --validation --epochs 5 --output build/five-epochs
+python -m examples.paper.ablations predictions --tasks fashion_mnist --validation --epochs 5
+python -m examples.paper.ablations by-design --tasks fashion_mnist --validation --epochs 5
 python -m examples.paper.ablations weights --tasks quickdraw --modes post-hoc
 
 Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each, unless --modes leaves it out.
@@ -116,11 +117,16 @@ def readings(task: Task) -> list[Variant]:
     ]
 
 
+def predictions(task: Task) -> list[Variant]:
+    """By design: L_pred against L_int, and f alone with an interpreter of its own."""
+    weights = (Variant(f"L_pred × {weight:g}", "joint", joint=(("prediction_weight", weight),)) for weight in (1.0, 3.0, 10.0, 30.0))
+    return [Variant("f alone, post-hoc"), *weights]
+
+
 def by_design(task: Task) -> list[Variant]:
-    """The same by design."""
-    weights = [Variant(f"L_pred × {weight:g}", "joint", joint=(("prediction_weight", weight),)) for weight in (2.0, 3.0)]
+    """By design: when L_of sets in, and how long the interpreter learns on."""
     refined = [Variant(f"refined for {steps:,} steps", "joint", joint=(("refine_steps", steps),)) for steps in (0, 1000)]
-    return [Variant("defaults", "joint"), Variant("L_of from the start", "joint", schedule=LossSchedule()), *weights, *refined]
+    return [Variant("defaults", "joint"), Variant("L_of from the start", "joint", schedule=LossSchedule()), *refined]
 
 
 TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
@@ -129,6 +135,7 @@ TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
     "autoencoder": ("Without the autoencoder", decoders),
     "choices": ("Among what the defaults were chosen", choices),
     "readings": ("What Ψ reads, and the temperature of L_of", readings),
+    "predictions": ("By design: L_pred against L_int", predictions),
     "by-design": ("Among what the defaults by design were chosen", by_design),
 }
 

@@ -32,7 +32,8 @@ class JointSettings:
     Attributes:
         learning_rate: of f, with the interpreter's schedule; for a trained checkpoint a tenth of what a new network wants.
         weight_decay: of f.
-        prediction_weight: of L_pred, beside LossWeights for L_int.
+        prediction_weight: of L_pred beside L_int. It keeps f to its labels and leaves the interpreter's own learning as it is; the more of
+            it, the nearer f is to a classifier trained alone. 1: the paper.
         label_smoothing, class_weights: of the cross entropy that L_pred is by default.
         prediction_loss: L_pred itself, in place of that: (logits (b, C), classes (b,) or shares (b, C)) → a mean.
         gradient_clip: largest norm of the gradient of f and of that of the interpreter; ``None``: as it is.
@@ -43,7 +44,7 @@ class JointSettings:
 
     learning_rate: float = 1e-3
     weight_decay: float = 5e-4
-    prediction_weight: float = 1.0
+    prediction_weight: float = 10.0
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     prediction_loss: PredictionLoss | None = None
@@ -120,10 +121,10 @@ class FreshPasses:
 
 @torch.no_grad()
 def accuracy_of(preparation: Preparation, data: Data) -> tuple[int, float]:
-    """(images, share of them on which f's class over the explained classes is the label's), f in evaluation mode."""
+    """(images, share of them on which f's class over the explained classes is the label's), f in evaluation mode and the fit's precision."""
     images, right = 0, 0
     view, halving = preparation.view, Halving("judging", at_once(preparation.image_shape, preparation.device))
-    with view.frozen() as run:
+    with view.frozen(bfloat16=preparation.bfloat16) as run:
         for batch in preparation.read(data):
             hits = halving.parts(partial(_hits, view.kind, run, batch), len(batch.images))
             images, right = images + len(batch.images), right + sum(hits)

@@ -84,7 +84,7 @@ _RESNET18 = dataclasses.replace(
 )
 _NETWORKS = {"mnist": _LENET, "fashion_mnist": _LENET, "quickdraw": _RESNET18, "cifar10": _RESNET18}
 
-_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, keep_best=False, refine_steps=0)
+_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, prediction_weight=1.0, keep_best=False, refine_steps=0)
 
 
 def _settings(epochs: int, batch_size: int) -> FitSettings:

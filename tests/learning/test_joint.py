@@ -121,7 +121,7 @@ def test_one_step_moves_along_the_gradient_of_l_pred_plus_l_int(monkeypatch: pyt
         reconstruction=output.reconstruction,
         target=target,
     )
-    (parts.total + F.cross_entropy(logits, TRUTH[:16])).backward()
+    (parts.total + JointSettings().prediction_weight * F.cross_entropy(logits, TRUTH[:16])).backward()
     for name, parameter in before.named_parameters():
         assert torch.allclose(seen[name], parameter.grad, atol=1e-5), name
 
