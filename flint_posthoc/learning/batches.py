@@ -29,7 +29,7 @@ class LearningBatch(NamedTuple):
     logits: Logits  # f's, over the explained classes
     target: Images  # the classifier's input at the decoder's resolution
     classes: Tensor  # (b,) the class an image counts under: its label, or f's prediction where there is none
-    prediction: Tensor | None = None  # L_pred of these images, weighted, with its graph; by design only
+    prediction: Tensor | None = None  # L_pred of these images, with its graph; by design only
 
     def to(self, device: torch.device) -> LearningBatch:
         """The same batch on ``device``."""

@@ -94,7 +94,7 @@ class JointBatches:
     def _learning(self, batch: Batch, run: OpenView) -> LearningBatch:
         preparation, labels = self.preparation, batch.labels
         passed = _one_pass(run, batch.images)
-        loss = self.settings.prediction_weight * self.settings.loss(preparation.view.kind, passed.logits, labels)  # type: ignore[arg-type]
+        loss = self.settings.loss(preparation.view.kind, passed.logits, labels)  # type: ignore[arg-type]
         return preparation.learning_batch(batch.images, passed, class_of(labels), loss)  # type: ignore[arg-type]
 
 
@@ -121,7 +121,7 @@ class FreshPasses:
 
 @torch.no_grad()
 def accuracy_of(preparation: Preparation, data: Data) -> tuple[int, float]:
-    """(images, share of them on which f's class over the explained classes is the label's), f in evaluation mode and the fit's precision."""
+    """(images, share of them whose label is f's class over the explained classes), f in evaluation mode, in the fit's precision."""
     images, right = 0, 0
     view, halving = preparation.view, Halving("judging", at_once(preparation.image_shape, preparation.device))
     with view.frozen(bfloat16=preparation.bfloat16) as run:

@@ -68,7 +68,7 @@ class _RunningMeans:
 
 
 class Trainer:
-    """Minimises L_int over (Ψ, h, d) for a frozen f, or L_pred + L_int over (f, Ψ, h, d).
+    """Minimises L_int over (Ψ, h, d) for a frozen f, or L_pred + L_int over (f, Ψ, h, d), L_pred weighted.
 
     Args:
         interpreter: learnt in place.
@@ -239,7 +239,9 @@ class Trainer:
             reconstruction=output.reconstruction,
             target=batch.target,
         )
-        return terms if batch.prediction is None else terms._replace(total=terms.total + batch.prediction)
+        if batch.prediction is None:
+            return terms
+        return terms._replace(total=terms.total + self.joint.prediction_weight * batch.prediction)
 
     @torch.no_grad()
     def _observe(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> Tensor:

@@ -277,6 +277,12 @@ def test_every_setting_is_heard(settings: JointSettings) -> None:
     assert not same(state(first), state(second))
 
 
+def test_the_history_tells_l_pred_before_its_weight() -> None:
+    told = [fitted(small.tiny(), settings=quick(prediction_weight=weight), max_steps=1).history[0] for weight in (1.0, 7.0)]
+    assert told[0].prediction == told[1].prediction
+    assert told[0].loss + 6 * told[0].prediction == pytest.approx(told[1].loss, rel=1e-5)
+
+
 def test_label_smoothing_and_class_weights_are_torchs() -> None:
     logits, kind = torch.randn(6, 4), small.fitted().fitted.view.kind
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
