@@ -46,7 +46,7 @@ class Reading(NamedTuple):
         """What that pass tells of the data; where labels are a must, f has nothing to add and does not run."""
         preparation = self.preparation
         found = (preparation.labelled if preparation.labels == "targets" else preparation.passes)(self.first_pass)
-        return Survey.of(self._shown(found, "survey"), self.preparation.view.num_classes)
+        return Survey.of(self._shown(found, "survey"), preparation.view.num_classes)
 
     def _shown(self, passes: Iterable[LearningBatch], what: str) -> Generator[LearningBatch, None, None]:
         shown = with_progress(passes, what, self.images, self.show_progress)
