@@ -103,18 +103,19 @@ def row(options: argparse.Namespace, fits: Fits, mode: str, seed: int) -> Row:
     name = mode if recipe == "ours" else f"{mode}-{recipe}"
     settings = {"task": fits.task.key, "mode": mode, "recipe": recipe, "seed": seed, **quick(options)}
     path = options.results / "fidelity" / "cells" / f"{fits.key}-{name}-{seed}.json"
-    return cell(path, settings, lambda: judged(fits, mode, name, RECIPES[recipe](fits.task.key), seed))
+    return cell(path, settings, lambda: judged(fits, mode, name, RECIPES[recipe](fits.task.key), seed, options.seeds))
 
 
-def judged(fits: Fits, mode: str, name: str, config: FlintConfig | None, seed: int) -> Row:
-    """The figures of one fit, its baselines, and by design what that did to f."""
+def judged(fits: Fits, mode: str, name: str, config: FlintConfig | None, seed: int, seeds: Sequence[int]) -> Row:
+    """The figures of one fit, its baselines, and by design what that did to f; the floor is the next BASE-f of ``seeds``."""
     made = {"joint": fits.by_design, "post-hoc": fits.post_hoc, "mixtures": partial(fits.post_hoc, mixtures=True)}
     explain = made[mode](seed, name=name, config=config)
     account = account_of(fits, explain, seed) if mode == "joint" and config is None else {}
     evaluation = explain.evaluate(fits.test)
     print(evaluation, flush=True)
-    stranger = next((fits.base(other) for other in (seed + 1, seed - 1) if fits.has_base(other)), None)
-    comparison = explain.baselines(fits.mixed if mode == "mixtures" else fits.train, fits.test, independent=stranger, seed=seed)
+    stranger = seeds[(seeds.index(seed) + 1) % len(seeds)]
+    floor = None if stranger == seed else fits.base(stranger)
+    comparison = explain.baselines(fits.mixed if mode == "mixtures" else fits.train, fits.test, independent=floor, seed=seed)
     print(comparison, flush=True)
     return {
         **account,

@@ -85,10 +85,6 @@ class Fits:
         """What a fit took; of one that is there."""
         return float(read_json(self._place(seed, name) / "made.json")["minutes"])
 
-    def has_base(self, seed: int) -> bool:
-        """Whether BASE-f of a seed is there already."""
-        return (self._place(seed, "base") / "made.json").exists()
-
     def base(self, seed: int) -> nn.Module:
         """BASE-f: the classifier alone."""
         place = self._place(seed, "base")
