@@ -57,8 +57,9 @@ class _Survey:
 
     def run(self) -> tuple[Recording, Logits]:
         """One forward pass with a graph from the logits to the images."""
+        copied = self._images.clone()  # a classifier may write into it, and nobody may into a leaf
         with recorded(self._model, self._observe) as self._recording:
-            logits = self._adapter.logits(forward(self._model, self._images))
+            logits = self._adapter.logits(forward(self._model, copied))
         return self._recording, logits
 
     def candidates(self) -> list[_Candidate]:

@@ -90,7 +90,8 @@ class OpenView:
         return autocast(images.device) if self._bfloat16 else nullcontext()  # the caller's own autocast stays in force
 
     def _laid_out(self, images: Images) -> Tensor:
-        return images.clone(memory_format=torch.channels_last) if self._bfloat16 else images.to(self._dtype)
+        """A copy: a classifier may write into what it is given, and what it is given is decoded and shown afterwards."""
+        return images.clone(memory_format=torch.channels_last) if self._bfloat16 else images.to(self._dtype, copy=True)
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class ClassifierView:
         return logits if self.class_ids is None else logits[:, list(self.class_ids)]
 
     def inside(self, logits: Logits) -> PerImageFlag:
-        """Where f's unrestricted prediction is one of the explained classes."""
-        if self.class_ids is None:
+        """Where f's unrestricted prediction is one of the explained classes; of several labels an image none leads outside."""
+        if self.class_ids is None or not self.kind.one_label:
             return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         return torch.isin(self.kind.prediction(logits), torch.tensor(self.class_ids, device=logits.device))
 

@@ -35,7 +35,7 @@ def rival(model: nn.Module, fitted: FittedInterpreter, name: str, instead: str) 
 
     def answer(images: Images) -> Logits:
         """One pass, its outputs checked."""
-        logits = adapter.logits(model(images.to(model_device(model), model_dtype(model)))).float().cpu()
+        logits = adapter.logits(model(images.to(model_device(model), model_dtype(model), copy=True))).float().cpu()
         if logits.shape[1] == 1:
             logits = view.kind.class_logits(logits)
         if logits.shape[1] not in (view.num_outputs, view.num_classes):

@@ -138,6 +138,17 @@ def with_auxiliary_logits() -> nn.Module:
     return Auxiliary().train()
 
 
+class Normalizing(SmallCNN):
+    """Brings its input into its own range, in place or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.sub_(0.5).div_(0.2) if self.in_place else (images - 0.5) / 0.2)
+
+
 ODD: dict[str, Callable[[], nn.Module]] = {
     "shared module": ModuleCNN,
     "block called three times": Recurrent,
@@ -154,6 +165,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "half precision": lambda: SmallCNN().to(torch.bfloat16),
     "double precision": lambda: SmallCNN().double(),
     "initialised lazily": lambda: lazily(),
+    "writes into its input": lambda: Normalizing(in_place=True),
 }
 
 
@@ -183,8 +195,21 @@ def test_it_works_and_leaves_no_trace(build: Callable[[], nn.Module], tmp_path: 
         loaded = FlintExplainer.from_pretrained(explain.save_pretrained(tmp_path), model)
         assert torch.equal(loaded(IMAGES).interpreter_logits, local.interpreter_logits)
     with torch.no_grad():
-        answer = model.eval()(IMAGES.to(next(model.parameters()).dtype))
+        answer = model.eval()(IMAGES.to(next(model.parameters()).dtype, copy=True))
     torch.testing.assert_close(explain.adapter.logits(answer).float(), local.classifier_logits)
+
+
+def test_what_a_classifier_writes_into_its_input_nobody_sees() -> None:
+    told = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        explain, pixels = FlintExplainer(Normalizing(in_place), num_attributes=3, config=small.CONFIG), IMAGES.clone()
+        explain.fit(pixels, max_steps=4, progress=False)
+        baselines = explain.baselines(pixels, pixels, independent=SmallCNN())
+        told.append((explain.evaluate(pixels).to_dict(), explain(pixels).to_dict(), baselines.to_dict()))
+        explain.sanity_check(pixels[:2])
+        assert torch.equal(pixels, IMAGES)
+    assert told[0] == told[1]
 
 
 class Functional(nn.Module):

@@ -140,9 +140,9 @@ def _recalibrate(fitted: FittedInterpreter, images: Tensor) -> None:
     with tapped(view.model, view.adapter, view.layouts) as run:
         several = images if len(images) > 1 else torch.cat([images, images.flip(3)])  # batch norms refuse a single value a channel
         pixels = several.to(model_dtype(view.model))
-        run(pixels)
+        run(pixels.clone())  # f may write into it
         view.model.eval()
-        activations = tuple(maps.float() for maps in run.activations(pixels))
+        activations = tuple(maps.float() for maps in run.activations(pixels.clone()))
     if network.config.standardize:
         for reader, maps in zip(network.taps, network.reduced(activations), strict=True):
             reader.standardize(maps)  # type: ignore[operator]
