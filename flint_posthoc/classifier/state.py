@@ -6,8 +6,8 @@ Each class here takes a snapshot when made and puts it back on ``restore()``. Th
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from operator import is_
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = (dict, list, set)
+_HOLDING = (dict, list, set, deque, tuple, Tensor)
 _UNREADABLE = object()
 
 
@@ -82,7 +82,11 @@ class ProcessState:
 def _fill(container: Any, content: Any) -> None:
     """Make ``container`` hold what ``content`` holds, keeping the object itself."""
     container.clear()
-    container.extend(content) if isinstance(container, list) else container.update(content)
+    container.extend(content) if isinstance(container, list | deque) else container.update(content)
+
+
+def _copied(container: Any) -> Any:
+    return dict(container.items()) if isinstance(container, dict) else container.copy()  # a dict of a family's own may not copy itself
 
 
 def _same(container: Any, content: Any) -> bool:
@@ -94,24 +98,37 @@ def _same(container: Any, content: Any) -> bool:
     return container == content if isinstance(container, set) else all(map(is_, container, content))
 
 
+def _held(values: Iterable[Any], known: set[int]) -> Iterator[Any]:
+    """Every container and tensor among ``values``, and in what those hold, once; tuples are looked into."""
+    for value in values:
+        if isinstance(value, _HOLDING) and id(value) not in known:
+            known.add(id(value))
+            if not isinstance(value, tuple):
+                yield value
+            if not isinstance(value, Tensor):
+                yield from _held(value.values() if isinstance(value, dict) else value, known)
+
+
 class ModuleState:
-    """The instance attributes of every module, and the content of those that are dicts, lists or sets: hooks, parameters, buffers,
-    submodules, ``training``, a patched ``forward``, whatever a family keeps beside. And each parameter's ``requires_grad`` and ``grad``.
+    """The instance attributes of every module, and the content of those that are dicts, lists, sets or deques, one in another too: hooks,
+    parameters, buffers, submodules, ``training``, a patched ``forward``, whatever a family keeps beside. And each parameter's
+    ``requires_grad`` and ``grad``.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = list(model.modules())
         self.parameters = _once(parameter for module in self.modules for parameter in module._parameters.values())
         self._attributes = [(module.__dict__, module.__dict__.copy()) for module in self.modules]
-        containers = [value for _, saved in self._attributes for value in saved.values() if isinstance(value, _CONTAINERS)]
+        held = list(_held((value for _, saved in self._attributes for value in saved.values()), set(map(id, self.parameters))))
+        self._tensors = [value for value in held if isinstance(value, Tensor)]
+        containers = [value for value in held if not isinstance(value, Tensor)]
         self._empty = [container for container in containers if not container]  # nearly all: a module has a dozen dicts for hooks
-        self._filled = [(container, container.copy()) for container in containers if container]
+        self._filled = [(container, _copied(container)) for container in containers if container]
         self._gradients = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.parameters]
 
     def written_tensors(self) -> list[Tensor]:
-        """Every tensor that a forward pass may write: buffers, and tensors kept as plain attributes."""
-        plain = [value for _, saved in self._attributes for value in saved.values() if isinstance(value, Tensor)]
-        return _once([*(buffer for module in self.modules for buffer in module._buffers.values()), *plain])
+        """Every tensor that a forward pass may write: buffers, and tensors kept as plain attributes or in containers."""
+        return self._tensors
 
     def restore(self) -> None:
         """Put back what changed, in place: the dicts stay the same objects."""

@@ -61,7 +61,11 @@ def _refusal(model: Any) -> str:
     if sharded or any(type(parameter).__module__.startswith("torch.distributed.tensor") for parameter in model.parameters()):
         return "its weights are sharded over processes; gather them (get_model_state_dict with full_state_dict=True) into the plain module"
     lazy = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
-    return f"{lazy[0]!r} has no shape yet; run one batch through the lazy module first" if lazy else ""
+    if lazy:
+        return f"{lazy[0]!r} has no shape yet; run one batch through the lazy module first"
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        return "its weights were made in torch.inference_mode(), through which no gradient flows; make it outside (torch.no_grad() will do)"
+    return ""
 
 
 def _calls_modules(model: fx.GraphModule) -> bool:
@@ -134,12 +138,17 @@ def no_trace(model: nn.Module) -> Iterator[nn.Module]:
 def _kept(model: nn.Module) -> Iterator[ModuleState]:
     process, modules = ProcessState(), ModuleState(model)
     tensors = TensorState(modules.written_tensors())
-    try:
+    with _put_back(process, tensors, modules):
         yield modules
-    finally:
-        modules.restore()
-        tensors.restore()
-        process.restore()
+
+
+@contextmanager
+def _put_back(*states: ProcessState | ModuleState | TensorState) -> Iterator[None]:
+    """Restore each on the way out, the last one first; one that fails keeps none of the others from it."""
+    with ExitStack() as stack:
+        for state in states:
+            stack.callback(state.restore)
+        yield
 
 
 @contextmanager
@@ -162,21 +171,19 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
     """
     process, modules = ProcessState(), ModuleState(model)
     start = TensorState([*modules.parameters, *modules.written_tensors()])
-    try:
-        _unfreeze(modules.parameters)
-        model.train()
-        for part in model.modules():
-            asking = [parameter.requires_grad for parameter in part.parameters()]
-            if asking and not any(asking):
-                part.eval()  # frozen: its batch norms and its dropout too
-        yield model
-        modules.keep_tensors()
-    except BaseException:
-        start.restore()
-        raise
-    finally:
-        modules.restore()
-        process.restore()
+    with _put_back(process, modules):
+        try:
+            _unfreeze(modules.parameters)
+            model.train()
+            for part in model.modules():
+                asking = [parameter.requires_grad for parameter in part.parameters()]
+                if asking and not any(asking):
+                    part.eval()  # frozen: its batch norms and its dropout too
+            yield model
+            modules.keep_tensors()
+        except BaseException:
+            start.restore()
+            raise
 
 
 @contextmanager

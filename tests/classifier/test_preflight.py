@@ -150,8 +150,9 @@ def test_windowed_attention_has_no_map():
 
 
 def test_it_works_under_inference_mode():
+    model = ModuleCNN()
     with torch.inference_mode():
-        record = preflight(ModuleCNN(), ["conv2"], torch.randn(2, 3, 32, 32))
+        record = preflight(model, ["conv2"], torch.randn(2, 3, 32, 32))
     assert record.layouts[0].overwritten
 
 

@@ -1,6 +1,7 @@
 """Promise 1: no trace, on the classifier and in the process, whether the body returns or raises."""
 
 import random
+from collections import deque
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from models import Careless, SmallCNN, every_family, left_alone, residual, traces_of_model, traces_of_process
 from torch import nn
 
-from flint_posthoc.classifier.taps import frozen, no_trace, trainable
+from flint_posthoc.classifier.state import ModuleState
+from flint_posthoc.classifier.taps import frozen, no_trace, trainable, unwrap
+from flint_posthoc.errors import UnsupportedClassifierError
 
 
 def meddle(model: nn.Module) -> None:
@@ -228,3 +231,57 @@ def test_frozen_inside_trainable_keeps_what_was_learned():
         with frozen(model):
             model(images)
         assert traces_of_model(model) == learned
+
+
+class Remembering(nn.Module):
+    """Writes into containers of every kind as it runs, and into tensors in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.last, self.nested = deque([0, 1], maxlen=2), {"maps": [1], "sums": {"of": (torch.zeros(()), [])}}
+        self.listed = [torch.zeros(())]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.last.append(len(self.last))
+        self.nested["maps"].append(2)
+        self.nested["sums"]["of"][0].add_(1)
+        self.nested["sums"]["of"][1].append(images)
+        self.listed[0].add_(1)
+        return images * self.weight
+
+    def told(self) -> str:
+        return repr((self.last, self.nested, self.listed))
+
+
+def test_containers_in_containers_and_the_tensors_in_them_are_put_back():
+    model = Remembering()
+    before, last = model.told(), model.last
+    with no_trace(model):
+        model(torch.ones(3))
+        assert model.told() != before
+    assert model.told() == before
+    assert model.last is last
+    model.nested["self"] = model.nested  # no end to what it holds
+    with no_trace(model):
+        model.last.clear()
+    assert list(model.last) == [0, 1]
+
+
+def test_one_thing_that_cannot_be_put_back_keeps_no_other_from_it(monkeypatch):
+    model, dtype = SmallCNN(), torch.get_default_dtype()
+
+    def refuse(self):
+        raise RuntimeError("cannot be put back")
+
+    monkeypatch.setattr(ModuleState, "restore", refuse)
+    with pytest.raises(RuntimeError, match="cannot be put back"), no_trace(model):
+        torch.set_default_dtype(torch.float64)
+    assert torch.get_default_dtype() == dtype
+
+
+def test_weights_made_in_inference_mode_are_refused():
+    with torch.inference_mode():
+        model = SmallCNN()
+    with pytest.raises(UnsupportedClassifierError, match=r"made in torch.inference_mode\(\), through which no gradient flows"):
+        unwrap(model)
