@@ -171,6 +171,12 @@ class Survey:
     def images(self) -> int:
         return sum(self.class_counts)
 
+    @property
+    def mean_image(self) -> Tensor:
+        """Of all images, (channels, h, w)."""
+        shares = torch.tensor(self.class_counts, dtype=torch.float64) / self.images
+        return torch.einsum("k,kchw->chw", shares, self.class_means.cpu().double()).float()
+
     def over_all(self) -> Survey:
         """Of what all processes saw."""
         if size() == 1:

@@ -20,6 +20,7 @@ from .history import FitHistory
 FILE_NAME, LOCK_NAME = "fit-checkpoint.safetensors", "fit.lock"
 FORMAT = 2
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+SAME_PIXEL = 1e-4  # of mean images, as the classifier sees them: sums of the same numbers in another order differ by far less
 
 
 @contextlib.contextmanager
@@ -53,6 +54,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         shapes = [state[index][name].shape for name in ADAM_STATE]
         if shapes != [torch.Size(), *[parameters[index].shape] * 2]:
             raise ValueError("the optimiser's state is of other shapes")
+        for name in ADAM_STATE[1:]:  # fused AdamW goes over moments and weights in the order of their memory, and files keep none
+            state[index][name] = torch.empty_like(parameters[index], dtype=state[index][name].dtype).copy_(state[index][name]).detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -62,6 +65,13 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _leaves(told: Any, name: str = "") -> dict[str, Any]:
+    """The values in nested dicts, by their names joined with dots."""
+    if not isinstance(told, dict):
+        return {name: told}
+    return {leaf: value for key, part in told.items() for leaf, value in _leaves(part, f"{name}.{key}" if name else key).items()}
 
 
 class Restored(NamedTuple):
@@ -77,11 +87,12 @@ class FitCheckpoint:
     Args:
         folder: one that this process is ``alone_in``.
         identity: what must be the same for a fit to go on: settings, shapes, the classifier's fingerprint.
+        mean_image: of the data, which must be the same too, as far as that can be told.
     """
 
-    def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, identity: dict[str, Any], mean_image: Tensor | None = None) -> None:
         self.path = Path(folder) / FILE_NAME
-        self.identity = identity
+        self.identity, self.mean_image = identity, mean_image
 
     def save(
         self,
@@ -97,6 +108,7 @@ class FitCheckpoint:
             | _optimizer_tensors(optimizer)
             | {"silent_steps": silent_steps}
             | {f"best.{name}": value for name, value in (best or {}).items()}
+            | ({} if self.mean_image is None else {"mean_image": self.mean_image})
         )
         told = {"identity": self.identity, "history": history.to_dict(), "optimizer": {"moved": _moved(optimizer)}}
         metadata = {"format": str(FORMAT), **{name: json.dumps(value, sort_keys=True) for name, value in told.items()}}
@@ -106,7 +118,7 @@ class FitCheckpoint:
         """Bring everything back to the end of the last saved epoch; an empty history where nothing was saved yet.
 
         Raises:
-            ClassifierMismatchError: the checkpoint belongs to another classifier or other settings.
+            ClassifierMismatchError: the checkpoint belongs to another classifier, other settings or other data.
             DamagedArtifactError: the file is truncated or altered.
         """
         stored = from_main(lambda: read_tensors(self.path) if self.path.exists() else None)
@@ -114,6 +126,7 @@ class FitCheckpoint:
             return Restored(FitHistory(), None)
         tensors, metadata = stored
         self._check_identity(metadata)
+        self._check_data(tensors.get("mean_image"))
         try:
             best = _below("best.", tensors)
             if best and {name: value.shape for name, value in best.items()} != _shapes(module):
@@ -128,6 +141,12 @@ class FitCheckpoint:
         except (LookupError, ValueError, TypeError, RuntimeError) as error:
             raise DamagedArtifactError(f"{self.path} is no whole fit checkpoint: {error}") from error
 
+    def _check_data(self, known: Tensor | None) -> None:
+        if known is None or self.mean_image is None:
+            return
+        if known.shape != self.mean_image.shape or not torch.allclose(known, self.mean_image, rtol=0, atol=SAME_PIXEL):
+            raise ClassifierMismatchError(f"{self.path} belongs to a fit of other images. Fit with resume=False, or into another folder")
+
     def _check_identity(self, metadata: dict[str, str]) -> None:
         try:
             saved = parse_json(metadata["identity"])
@@ -135,7 +154,8 @@ class FitCheckpoint:
             raise DamagedArtifactError(f"{self.path} is no fit checkpoint: {error}") from error
         if metadata.get("format") != str(FORMAT):
             raise DamagedArtifactError(f"{self.path} is of format {metadata.get('format', '')[:50]!r}; this version reads format {FORMAT}")
-        different = sorted(name for name in {*saved, *self.identity} if saved.get(name) != self.identity.get(name))
+        known, now = _leaves(saved), _leaves(json.loads(json.dumps(self.identity)))
+        different = sorted(name for name in {*known, *now} if known.get(name) != now.get(name))
         if different:
-            seen = ", ".join(f"{name} (saved {saved.get(name)!r}, now {self.identity.get(name)!r})" for name in different)
+            seen = ", ".join(f"{name} (saved {known.get(name)!r}, now {now.get(name)!r})" for name in different)
             raise ClassifierMismatchError(f"{self.path} belongs to another fit: {seen}. Fit with resume=False, or into another folder")

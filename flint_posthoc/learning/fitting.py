@@ -241,6 +241,7 @@ def _trainer(
     identity |= {"cache": note} if note else {}  # other precisions and orders end elsewhere
     identity |= {"components": source.components.digest} if isinstance(source, CachedBatches) and source.components else {}
     require_same("classifier, settings and data of a fit", identity)
+    told = survey.mean_image if isinstance(source, CachedBatches) else None  # live images may be augmented, and never the same
     return Trainer(
         interpreter,
         prepared.view.kind,
@@ -249,7 +250,7 @@ def _trainer(
         weights=config.weights,
         schedule=config.schedule_of(joint=classifier is not None),
         validation=validation,
-        checkpoint=None if request.checkpoint_dir is None else FitCheckpoint(request.checkpoint_dir, identity),
+        checkpoint=None if request.checkpoint_dir is None else FitCheckpoint(request.checkpoint_dir, identity, told),
         show_progress=request.progress,
         classifier=classifier,
         joint=config.joint,
@@ -347,7 +348,7 @@ def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintCo
         "num_attributes": num_attributes,
         "images": survey.images,
         "batches": survey.batches,
-        "config": repr(told),
+        "config": told,
         "joint": joint,
         "prediction_loss": getattr(own_loss, "__qualname__", type(own_loss).__qualname__),
     }

@@ -19,6 +19,7 @@ from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError, DamagedArtifactError, TrainingDivergedError
 from flint_posthoc.learning import trainer
 from flint_posthoc.learning.checkpoint import FILE_NAME
+from flint_posthoc.learning.history import FitHistory
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig
 from flint_posthoc.learning.settings import FitSettings
@@ -226,3 +227,56 @@ def test_a_checkpoint_without_the_optimisers_state_is_refused(tmp_path: Path) ->
     write_tensors(tmp_path / FILE_NAME, kept, metadata)
     with pytest.raises(DamagedArtifactError, match="is no whole fit checkpoint"):
         fit(tmp_path, cache="memory", resume=True)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_moments_come_back_in_the_layout_of_their_weights(tmp_path: Path, joint: bool) -> None:
+    def explainer() -> FlintExplainer:
+        model = small.tiny().to(memory_format=torch.channels_last)
+        if joint:
+            return FlintExplainer(model, layers=small.LAYERS, num_attributes=3, config=small.CONFIG, joint=True)
+        return small.explainer(model)
+
+    def fitted(epochs: int, folder: Path | None, *, resume: bool = False) -> FlintExplainer:
+        explain, pixels = explainer(), small.images()
+        data = [(part, small.labels(small.tiny(), part)) for part in pixels.split(8)]
+        settings = {"seed": 3, "precision": "bfloat16" if not joint else "float32", "progress": False}
+        with patch.object(trainer.Trainer, "_save", _stopping_after(epochs)):
+            try:
+                explain.fit(data, epochs=4, checkpoint_dir=folder, resume=resume, **settings)  # type: ignore[arg-type]
+            except KeyboardInterrupt:
+                assert epochs < 4
+        return explain
+
+    fitted(2, tmp_path)
+    resumed, unbroken = fitted(4, tmp_path, resume=True), fitted(4, None)
+    assert small.weights(resumed) == small.weights(unbroken)
+    assert all(map(torch.equal, resumed.model.parameters(), unbroken.model.parameters()))
+
+
+def _stopping_after(epochs: int) -> Any:
+    save = trainer.Trainer._save
+
+    def stopping(self: trainer.Trainer, history: FitHistory) -> None:
+        save(self, history)
+        if len(history) == epochs < 4:
+            raise KeyboardInterrupt
+
+    return stopping
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
+    def fit_to(pixels: torch.Tensor) -> None:
+        small.explainer(small.tiny()).fit(pixels, epochs=2, checkpoint_dir=tmp_path, resume=True, progress=False)
+
+    fit_to(small.images(seed=1))
+    with pytest.raises(ClassifierMismatchError, match="belongs to a fit of other images"):
+        fit_to(small.images(seed=2))
+    fit_to(small.images(seed=1))
+
+
+def test_of_settings_only_those_that_differ_are_named(tmp_path: Path) -> None:
+    explain = small.explainer(small.tiny())
+    explain.fit(small.images(), max_steps=6, checkpoint_dir=tmp_path, progress=False)
+    with pytest.raises(ClassifierMismatchError, match=r"belongs to another fit: config\.settings\.max_steps \(saved 6, now 12\)\. Fit"):
+        explain.fit(small.images(), max_steps=12, checkpoint_dir=tmp_path, resume=True, progress=False)
