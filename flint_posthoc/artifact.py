@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn
 from .classifier.adapter import OUTPUT_KINDS, ModelAdapter, Normalization, TapLayout
 from .classifier.taps import resolve_layers
 from .classifier.view import ClassifierView, check_class_ids
-from .errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, FlintWarning, NotAnArtifactError
+from .errors import ArtifactError, ClassifierMismatchError, DamagedArtifactError, FlintWarning, LayerError, NotAnArtifactError
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter, InterpreterConfig
 from .learning.history import FitHistory
@@ -45,6 +46,7 @@ JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME, LOCK_NAME = "flint.json", "interpreter
 INTERPRETER_LIMIT = 2 * 2**30  # bytes
 FORMAT = 1
 _STAYED_AS_IT_WAS = "Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
+_PASS_ADAPTER = "Pass the first one as adapter=, or allow_other_classifier=True and take what comes"
 _LEARNT_TOO = "That one learnt beside the interpreter and was saved with it: pass load_classifier=True, and this model gets its weights"
 
 
@@ -54,11 +56,13 @@ class SavedExplainer:
 
     Attributes:
         config: the explainer's own, which the next fit starts from; what a fit was given by keyword is not in it.
+        classifier: f's fingerprint when the interpreter was fitted to it, whatever became of f since.
     """
 
     fitted: FittedInterpreter
     history: FitHistory
     config: FlintConfig
+    classifier: str
 
 
 def save(folder: str | Path, saved: SavedExplainer) -> Path:
@@ -68,9 +72,15 @@ def save(folder: str | Path, saved: SavedExplainer) -> Path:
 
     Raises:
         FolderInUseError: another process saves into it.  ArtifactError: the folder cannot be made or written to.
+        ClassifierMismatchError: f learnt beside the interpreter, would be saved with it, and was changed since.
     """
     path = writable_folder(folder)
-    fitted, identity = saved.fitted, fingerprint(saved.fitted.view.model)
+    fitted, identity = saved.fitted, saved.classifier
+    if fitted.joint and fingerprint(fitted.view.model) != identity:
+        raise ClassifierMismatchError(
+            "the classifier learnt beside its interpreter and has other weights now, to which that was not fitted; "
+            "save before you train on, load its weights of then, or fit again"
+        )
     tensors = {f"interpreter.{name}": value for name, value in fitted.interpreter.state_dict().items()}
     files = {TENSORS_NAME: tensors | {"class_means": fitted.class_means}}
     if fitted.joint:
@@ -197,8 +207,15 @@ def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: to
     path, stored = _read(folder)
     tensors = read_tensors(_file_of(path / TENSORS_NAME, stored.get("tensors"), INTERPRETER_LIMIT))
     try:
-        note = _check_classifier(path, stored["classifier"], model, insist)
-        return _rebuild(stored, tensors.tensors, model, adapter, device, note)
+        identity = fingerprint(model)
+        other = [*_other_classifier(path, stored["classifier"], model, identity), *_other_adapter(path, stored["adapter"], adapter)]
+        if other and not insist:
+            raise ClassifierMismatchError(". ".join(other[0]))
+        layouts = tuple(_layout(layout) for layout in _list(stored["layouts"]))
+        with _said_of(other):
+            resolve_layers(model, [layout.layer for layout in layouts])
+        notes = tuple(note for note, _ in other)
+        return _rebuild(stored, tensors.tensors, model, adapter, device, layouts, notes, identity)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         if isinstance(error, ArtifactError):
             raise
@@ -249,17 +266,33 @@ def local_folder(folder: str | Path) -> Path:
         raise NotAnArtifactError(f"{folder} is no folder here, and no repository to be had from the Hugging Face hub: {error}") from error
 
 
-def _check_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, insist: bool) -> tuple[str, ...]:
-    found = fingerprint(model)
-    if found == stored["fingerprint"]:
-        return ()
-    message = (
+def _other_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, identity: str) -> list[tuple[str, str]]:
+    """What to say, and to advise, where a ``model`` of this fingerprint is not the one that the interpreter was fitted to."""
+    if identity == stored["fingerprint"]:
+        return []
+    told = (
         f"{path} was fitted to another classifier: a {stored['type']} with fingerprint {stored['fingerprint'][:12]}…, "
-        f"this is a {type(model).__qualname__} with {found[:12]}…"
+        f"this is a {type(model).__qualname__} with {identity[:12]}…"
     )
-    if not insist:
-        raise ClassifierMismatchError(f"{message}. {_LEARNT_TOO if stored.get('trained') else _STAYED_AS_IT_WAS}")
-    return (message,)
+    return [(told, _LEARNT_TOO if stored.get("trained") else _STAYED_AS_IT_WAS)]
+
+
+def _other_adapter(path: Path, stored: str, adapter: ModelAdapter) -> list[tuple[str, str]]:
+    """The same where another adapter would read the classifier: its layers otherwise, and perhaps another head."""
+    if stored == adapter.name:
+        return []
+    return [(f"{path} was fitted through the adapter {stored!r}, and this classifier is read by {adapter.name!r}", _PASS_ADAPTER)]
+
+
+@contextlib.contextmanager
+def _said_of(other: list[tuple[str, str]]) -> Iterator[None]:
+    """Layers that another classifier does not have are its own matter: the artefact is whole."""
+    try:
+        yield
+    except LayerError as error:
+        if other:
+            raise ClassifierMismatchError(f"{other[0][0]}, which has not the layers that were read: {error}") from error
+        raise
 
 
 def _rebuild(
@@ -268,10 +301,10 @@ def _rebuild(
     model: nn.Module,
     adapter: ModelAdapter,
     device: torch.device,
-    note: tuple[str, ...],
+    layouts: tuple[TapLayout, ...],
+    notes: tuple[str, ...],
+    identity: str,
 ) -> SavedExplainer:
-    layouts = tuple(_layout(layout) for layout in _list(stored["layouts"]))
-    resolve_layers(model, [layout.layer for layout in layouts])
     num_outputs, num_attributes = _sizes([stored["num_outputs"], stored["num_attributes"]], 2)
     class_ids = None if stored["class_ids"] is None else check_class_ids(_ints(stored["class_ids"]), num_outputs)
     view = ClassifierView(model, adapter, layouts, OUTPUT_KINDS[stored["output_kind"]], num_outputs, class_ids)
@@ -293,11 +326,11 @@ def _rebuild(
         record(Normalization, stored["normalization"]),
         names,
         class_means.to(device),
-        (*_texts(stored["notes"]), *note),
+        (*_texts(stored["notes"]), *notes),
         bool(stored["classifier"].get("joint", stored["classifier"].get("trained", False))),
     )
     settings = FlintConfig.from_dict(stored.get("config", {}))  # earlier versions saved none
-    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), dataclasses.replace(settings, interpreter=config))
+    return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), dataclasses.replace(settings, interpreter=config), identity)
 
 
 def _check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:

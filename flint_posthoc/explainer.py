@@ -39,6 +39,7 @@ from .learning.schedule import LossSchedule
 from .memory import said_in_words
 from .processes import alone, from_main, is_main, together
 from .splitting import own_part
+from .storage import fingerprint
 
 _SHORT_OF_MEMORY = partial(said_in_words, "the fit", "keep activations on disk (cache='disk'), tap later layers, or read smaller batches")
 JOINT_NOTE = "the classifier was trained together with its interpreter"
@@ -191,13 +192,13 @@ class FlintExplainer(Explanations):
         data: Data,
         *,
         validation: Data | None = None,
-        epochs: int | None = None,
-        max_steps: int | str = "auto",
-        batch_size: int | None = None,
+        epochs: SupportsIndex | None = None,
+        max_steps: SupportsIndex | str = "auto",
+        batch_size: SupportsIndex | None = None,
         learning_rate: float | None = None,
         weights: LossWeights | None = None,
         schedule: LossSchedule | None = None,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         cache: str | ActivationCache = "auto",
         precision: str = "auto",
         checkpoint_dir: str | Path | None = None,
@@ -222,8 +223,8 @@ class FlintExplainer(Explanations):
             DataError: empty or malformed data, or with ``joint=True`` labels that are missing or out of range.
             TrainingDivergedError: a loss term became NaN. ConfigurationError: settings out of range.
         """
-        length = {"epochs": epochs, "max_steps": max_steps} if epochs is not None or max_steps != "auto" else {}
-        settings = dataclasses.replace(self.config.settings, **length)  # type: ignore[arg-type]
+        length = {"epochs": _whole(epochs), "max_steps": _whole(max_steps)} if epochs is not None or max_steps != "auto" else {}
+        settings = dataclasses.replace(self.config.settings, **length)
         settings = _given(settings, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
         with together(), _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode(self.device):
@@ -253,7 +254,7 @@ class FlintExplainer(Explanations):
             (*notes, JOINT_NOTE) if self.joint else notes,
             self.joint,
         )
-        self._saved = SavedExplainer(fitted, result.history, self.config)
+        self._saved = SavedExplainer(fitted, result.history, self.config, fingerprint(self.model))
         return result.history
 
     def cache(
@@ -409,4 +410,9 @@ class FlintExplainer(Explanations):
 
 
 def _given(config: Any, **changes: Any) -> Any:
-    return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
+    return dataclasses.replace(config, **{name: _whole(value) for name, value in changes.items() if value is not None})
+
+
+def _whole(value: Any) -> Any:
+    """A whole number of any library as Python's; anything else as it is."""
+    return operator.index(value) if isinstance(value, SupportsIndex) else value

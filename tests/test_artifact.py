@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import small
 import torch
+from flint_posthoc.adapters.torch_module import TorchModuleAdapter
 from torch import Tensor, nn
 
 from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, presets, storage
@@ -334,3 +335,52 @@ def test_a_classifier_that_takes_no_noise_is_loaded(tmp_path: Path) -> None:
     explain.save_pretrained(tmp_path)
     loaded = FlintExplainer.from_pretrained(tmp_path, model)
     assert torch.equal(loaded(images).attributes, explain(images).attributes)
+
+
+def test_it_is_the_classifier_of_the_fit_that_counts_whatever_became_of_it(tmp_path: Path) -> None:
+    model = small.tiny()
+    explain = small.fitted(model)
+    with torch.no_grad():
+        model.fc.weight.mul_(-1)
+    folder = explain.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ClassifierMismatchError, match="was fitted to another classifier"):
+        FlintExplainer.from_pretrained(folder, model)
+    FlintExplainer.from_pretrained(folder, small.tiny())
+
+
+def test_a_taught_classifier_that_was_changed_is_not_saved(tmp_path: Path) -> None:
+    explain, pixels = small.explainer(small.tiny()), small.images()
+    explain.joint = True
+    explain.fit([(pixels, small.labels(explain.model, pixels))], progress=False)
+    explain.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        explain.model.get_parameter("fc.weight").mul_(-1)
+    with pytest.raises(ClassifierMismatchError, match="has other weights now"):
+        explain.save_pretrained(tmp_path / "saved")
+    assert FlintExplainer.from_pretrained(tmp_path / "saved", small.tiny(), load_classifier=True).history
+
+
+class OtherHead(TorchModuleAdapter):
+    """Reads the classifier's answers in another way."""
+
+    name = "other head"
+
+    def logits(self, output: Any) -> Tensor:
+        return super().logits(output).flip(1)
+
+
+def test_the_adapter_of_the_fit_is_asked_for(tmp_path: Path) -> None:
+    model = small.tiny()
+    explain = FlintExplainer(model, layers=small.LAYERS, num_attributes=3, config=small.CONFIG, adapter=OtherHead())
+    explain.fit(small.images(), progress=False)
+    folder = explain.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ClassifierMismatchError, match=r"through the adapter 'other head', .* by 'torch'. Pass the first one as adapter="):
+        FlintExplainer.from_pretrained(folder, model)
+    assert not FlintExplainer.from_pretrained(folder, model, adapter=OtherHead()).fitted.notes[1:]
+    insisted = FlintExplainer.from_pretrained(folder, model, allow_other_classifier=True)
+    assert "through the adapter 'other head'" in str(insisted(small.images(2)))
+
+
+def test_another_architecture_is_no_damage(explain: FlintExplainer, folder: Path) -> None:
+    with pytest.raises(ClassifierMismatchError, match="which has not the layers that were read: the classifier has no layer 'conv1'"):
+        FlintExplainer.from_pretrained(folder, nn.Sequential(nn.Conv2d(2, 4, 3)), allow_other_classifier=True)

@@ -40,6 +40,8 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.seed, int) and -(2**63) <= self.seed < 2**64):
+            raise ConfigurationError(f"seed must be a whole number of 64 bits, got {self.seed!r}")
         if self.epochs is not None and self.epochs < 1:
             raise ConfigurationError(f"epochs must be at least 1, got {self.epochs}")
         if self.max_steps != "auto" and (not isinstance(self.max_steps, int) or self.max_steps < 1):
@@ -80,6 +82,12 @@ class FitSettings:
         if self.epochs is not None:
             return self.epochs * batches_per_epoch
         return max(self.least_steps or SMALL_IMAGES[0], PASSES * batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Of what is random in an epoch, so that a resumed fit ends as an unbroken one; of 64 bits, as generators take it."""
+    told = seed * 1_000_003 + epoch
+    return told if -(2**63) <= told < 2**63 else told % 2**63
 
 
 def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:

@@ -26,7 +26,7 @@ from .history import EpochRecord, FitHistory
 from .joint import JointSettings, learnable
 from .losses import LossTerms, LossWeights, first_non_finite, interpretability_loss
 from .schedule import LossSchedule
-from .settings import FitSettings
+from .settings import FitSettings, epoch_seed
 
 FROZEN = JointSettings()  # of a fit in which f does not learn
 CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
@@ -148,8 +148,7 @@ class Trainer:
         return longer
 
     def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
-        seed = self.settings.seed * 1_000_003 + number  # of dropout and revivals, so that a resumed fit ends as an unbroken one
-        seed_global_states(seed + RANK_SEED * rank())
+        seed_global_states(epoch_seed(self.settings.seed, number) + RANK_SEED * rank())  # of dropout and revivals
         start, first_step, revived, means = time.perf_counter(), self.step, 0, _RunningMeans()
         self.interpreter.train()
         for batch, images in in_step(self.source.epoch(number), LearningBatch.images, LearningBatch.none):

@@ -1,13 +1,15 @@
 """When each weight is on, how fast learning goes, and how long."""
 
+import numpy as np
 import pytest
+import small
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flint_posthoc.errors import ConfigurationError
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.schedule import CONSTANT, LossSchedule, interpolate, step_at
-from flint_posthoc.learning.settings import FitSettings, learning_rate_factor
+from flint_posthoc.learning.settings import FitSettings, epoch_seed, learning_rate_factor
 
 RAMP = ((0.2, 0.0), (0.4, 1.0), (0.8, 3.0))
 ONES = LossWeights(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -123,3 +125,18 @@ def test_a_batch_holds_at_least_twice_j_unless_asked_otherwise() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         FitSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_seeds_have_64_bits() -> None:
+    assert [epoch_seed(0, -1), epoch_seed(2, 5)] == [-1, 2_000_011]
+    assert 0 <= epoch_seed(2**64 - 1, 5) < 2**63
+    assert epoch_seed(2**50, 0) != epoch_seed(2**50, 1)
+    with pytest.raises(ConfigurationError, match="seed must be a whole number of 64 bits"):
+        FitSettings(seed=2**64)
+
+
+def test_whole_numbers_of_numpy_are_taken_and_seeds_may_be_large() -> None:
+    seed, length = np.uint64(2**63 + 11), {"max_steps": np.int32(3), "batch_size": np.int64(8)}
+    history = small.explainer().fit(small.images(), seed=seed, progress=False, **length)
+    assert history[-1].steps == 3
+    assert [len(small.explainer().fit(small.images(), epochs=np.int16(2), seed=np.int64(1), progress=False))] == [2]

@@ -15,6 +15,7 @@ from ...errors import ClassifierMismatchError, ConfigurationError
 from ...processes import local_size, size, together
 from ...storage import StrPath, fingerprint
 from ..batches import LearningBatch, Preparation, Survey
+from ..settings import epoch_seed
 from .components import Components, in_components
 from .disk import Origin, open_cache, write_cache
 from .holding import Holding, found_folder, part_folder
@@ -200,7 +201,7 @@ class CachedBatches:
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:
         """Every image at most once; the last, smaller batch is left out, since L_cd depends on the batch size."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, number))
         order = self.order(len(self.cache), self.batch_size, generator)
         for batch in self.cache.rows.batches(order, self.batch_size, self.cache.holding.own):
             here = batch.to(self.device)
