@@ -39,11 +39,10 @@ from .errors import (
     MissingLabelsError,
     NonFinitePixelsError,
 )
-from .loading import ALLOWED, collate, is_map_style, iterable, loading, parts_of, readable
+from .loading import ALLOWED, changed_loader, collate, is_map_style, iterable, parts_of, readable
 from .loading import Data as Data
 
 AUGMENTATION_SAMPLES = 8
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
@@ -154,16 +153,21 @@ def num_images(data: Data, *, dropped: bool = False) -> int | None:
 def augments(data: Data) -> bool:
     """Whether images differ from one reading to the next, told from eight items spread over an indexable data set, each read twice.
 
-    ``False`` for data that cannot be indexed. A loader's ``collate_fn`` takes part. The global random state stays as it is.
+    ``False`` for data that cannot be indexed, or not at these places: what cannot be read there is never asked for, or said in the pass.
+    A loader's ``collate_fn`` takes part, and where it has workers one of them reads: a data set may keep open what it read in a process.
+    The global random state stays as it is.
     """
     source: Any = data.dataset if isinstance(data, DataLoader) else data
     if not is_map_style(source) or not len(source):
         return False
     positions = np.linspace(0, len(source) - 1, min(AUGMENTATION_SAMPLES, len(source))).astype(int).tolist()
-    gather = _batcher(data)
-    with preserved_random_state(), loading():
-        first, second = ([_unpack(part, "what was read twice")[0] for part in gather(source, positions)] for _ in range(2))
-    return not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    try:
+        with preserved_random_state():
+            parts = [_unpack(part, "what was read twice")[0] for part in _read_twice(data, source, positions)]
+    except Exception:
+        return False
+    half = len(parts) // 2
+    return not all(torch.equal(one, other) for one, other in zip(parts[:half], parts[half:], strict=True))
 
 
 def shuffles(data: Data) -> bool | None:
@@ -197,12 +201,12 @@ def seed_global_states(seed: int) -> None:
     random.seed(seed)
 
 
-def _batcher(data: Data) -> Callable[[Any, list[int]], list[Any]]:
-    """How items become batches: one batch of all of them, or each by itself where a loader's items are batches already."""
-    if isinstance(data, DataLoader) and data.batch_sampler is None:
-        return lambda source, positions: [source[position] for position in positions]
-    gather = data.collate_fn if isinstance(data, DataLoader) else collate
-    return lambda source, positions: [gather([source[position] for position in positions])]
+def _read_twice(data: Data, source: Any, positions: list[int]) -> Iterable[Any]:
+    """These items of ``source``, and then the same again: a batch each time, or each by itself where a loader's items are batches."""
+    if not isinstance(data, DataLoader):
+        return [collate([source[position] for position in positions]) for _ in range(2)]
+    order = {"sampler": [*positions, *positions]} if data.batch_sampler is None else {"batch_sampler": [positions, positions]}
+    return changed_loader(data, 0, **order, num_workers=min(data.num_workers, 1), persistent_workers=False)
 
 
 def _unpack(item: Any, place: str) -> tuple[Tensor, Any]:
@@ -258,6 +262,8 @@ def _required_labels(labels: Any, count: int, num_classes: int | None, place: st
     if labels is None:
         raise MissingLabelsError(f"{place} has no labels, and they are needed here; expected (images, labels) or a dict with 'labels'")
     classes = _integers(labels)
+    if classes is not None and tuple(classes.shape) == (count, 1):  # as a loss of one logit wants them
+        classes = classes[:, 0]
     if classes is None or tuple(classes.shape) != (count,):
         raise BatchFormatError(f"{place}: labels are {_describe(labels)}; expected one integer class an image, shape ({count},)")
     outside = classes[(classes < 0) | (classes >= (num_classes or torch.iinfo(torch.int64).max))]
@@ -270,7 +276,7 @@ def _required_labels(labels: Any, count: int, num_classes: int | None, place: st
 
 def _targets(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
     """Classes (b,) as int64, or shares (b, num_classes) as float32 whose rows are not negative and sum to 1."""
-    shares = labels if isinstance(labels, Tensor | np.ndarray) and labels.ndim == 2 else None
+    shares = labels if isinstance(labels, Tensor | np.ndarray) and labels.ndim == 2 and labels.shape[1] != 1 else None
     if shares is None:
         return _required_labels(labels, count, num_classes, place)
     wide = torch.as_tensor(shares).float()
@@ -314,11 +320,13 @@ LABEL_POLICIES: dict[str, Callable[[Any, int, int | None, str], Tensor | None]] 
 
 
 def _integers(labels: Any) -> Tensor | None:
-    """Labels as int64, ``None`` where they are not integers."""
-    if isinstance(labels, list | tuple) and not all(isinstance(label, int | np.integer | Tensor) for label in labels):
+    """Labels as int64, ``None`` where they are no whole numbers. Losses of one logit want them as floats."""
+    if isinstance(labels, list | tuple) and not all(isinstance(label, int | float | np.number | Tensor) for label in labels):
         return None
     tensor = torch.as_tensor(labels) if isinstance(labels, Tensor | np.ndarray | list | tuple) else None
-    return tensor.long() if tensor is not None and tensor.dtype in _INTEGERS else None
+    if tensor is None or tensor.is_complex() or (tensor.is_floating_point() and not bool((tensor == tensor.round()).all())):
+        return None
+    return tensor.long()
 
 
 def _item_sampler(loader: DataLoader[Any]) -> Sampler[Any] | Iterable[Any] | None:

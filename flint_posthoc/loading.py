@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
@@ -70,6 +72,13 @@ def loading() -> Iterator[None]:
         if "exited unexpectedly" in str(error) or "is killed by signal" in str(error):
             raise DataError(f"a worker of the loader died in the middle of a pass: {error}") from error
         raise
+
+
+def changed_loader(loader: DataLoader[Any], seed: int, **changes: Any) -> DataLoader[Any]:
+    """A copy of ``loader`` that reads other items, whatever kind of loader it is; it draws nothing more from the random state."""
+    changed = copy.copy(loader)
+    vars(changed).update(changes, generator=torch.Generator().manual_seed(seed), _iterator=None)  # a loader refuses to have these set
+    return changed
 
 
 def is_map_style(data: Any) -> bool:

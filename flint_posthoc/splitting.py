@@ -8,7 +8,6 @@ With one process data stays as it is.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -30,7 +29,7 @@ from torch.utils.data import (
 from . import processes
 from .data import Data, preserved_random_state
 from .errors import DataError, EmptyDataError
-from .loading import BATCH_SIZE, collate, is_map_style, iterable
+from .loading import BATCH_SIZE, changed_loader, collate, is_map_style, iterable
 
 _KNOWN_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -210,22 +209,22 @@ def _part_of_loader(loader: DataLoader[Any]) -> Part:
     order = _common_order(loader)
     if batching is None:  # the data set's items are batches
         own = processes.share(len(order))
-        return Part(_with(loader, seed, sampler=order[own.start : own.stop]), None, not own)
+        return Part(changed_loader(loader, seed, sampler=order[own.start : own.stop]), None, not own)
     if type(batching) is not BatchSampler:
         own = processes.share(len(order))
-        return Part(_with(loader, seed, batch_sampler=order[own.start : own.stop]), sum(map(len, order[: own.start])), not own)
+        return Part(changed_loader(loader, seed, batch_sampler=order[own.start : own.stop]), sum(map(len, order[: own.start])), not own)
     size = batching.batch_size
     own = processes.share(len(order) // size * size if batching.drop_last else len(order))
-    return Part(_with(loader, seed, batch_sampler=_Pieces(order[own.start : own.stop], size)), own.start, not own)
+    return Part(changed_loader(loader, seed, batch_sampler=_Pieces(order[own.start : own.stop], size)), own.start, not own)
 
 
 def _slices_of_loader(loader: DataLoader[Any]) -> Data:
     batching, seed = loader.batch_sampler, _worker_seed(loader)
     order = _common_order(loader)
     if batching is None:
-        return _Mapped(_with(loader, seed, sampler=order), _own_slice)
+        return _Mapped(changed_loader(loader, seed, sampler=order), _own_slice)
     whole = order if type(batching) is not BatchSampler else _Pieces(order, batching.batch_size, batching.drop_last)
-    return _with(loader, seed, batch_sampler=[own for own in map(_own_slice_of, whole) if own])
+    return changed_loader(loader, seed, batch_sampler=[own for own in map(_own_slice_of, whole) if own])
 
 
 class _Pieces:
@@ -291,13 +290,6 @@ def _length(data: Any) -> int | None:
 def _worker_seed(loader: DataLoader[Any]) -> int:
     """What a loader draws before its sampler draws an order, which is then that of one process."""
     return int(torch.empty((), dtype=torch.int64).random_(generator=loader.generator))
-
-
-def _with(loader: DataLoader[Any], seed: int, **changes: Any) -> DataLoader[Any]:
-    """A copy of ``loader`` that reads other items, whatever kind of loader it is; it draws nothing more from the random state."""
-    changed = copy.copy(loader)
-    vars(changed).update(changes, generator=torch.Generator().manual_seed(seed), _iterator=None)  # a loader refuses to have these set
-    return changed
 
 
 _KINDS: tuple[tuple[Callable[[Data], bool], Callable[[Any], Part], Callable[[Any], Data]], ...] = (
