@@ -44,7 +44,7 @@ def _twin(interpreter: Interpreter, components: Components) -> Interpreter:
     network, config = interpreter.attribute_network, interpreter.config
     widths = (tap.basis.shape[1] for tap in components.taps)
     shapes = tuple((width, *shape[1:]) for width, shape in zip(widths, network.reduced_shapes, strict=True))
-    attributes = replace(config.attributes, standardize=False)  # components are of standardised channels
+    attributes = replace(network.config, standardize=False)  # components are of standardised channels
     sizes = interpreter.num_attributes, interpreter.num_classes
     return Interpreter(shapes, interpreter.image_shape, *sizes, replace(config, attributes=attributes)).to(network.linear.weight.device)
 

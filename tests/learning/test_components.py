@@ -12,6 +12,7 @@ from torch import nn
 
 from flint_posthoc import ActivationCache, FlintExplainer
 from flint_posthoc.errors import ClassifierMismatchError, DamagedArtifactError
+from flint_posthoc.interpreter.interpreter import InterpreterConfig
 from flint_posthoc.learning.caching.components import Components, TapComponents, in_components
 from flint_posthoc.learning.caching.disk import Origin, open_cache, write_cache
 from flint_posthoc.learning.checkpoint import FitCheckpoint
@@ -190,3 +191,17 @@ def test_a_stopped_fit_goes_on_in_the_same_components_and_in_no_others(tmp_path:
     resumed = explainer(NARROW)
     assert resumed.fit(data, cache=cache, checkpoint_dir=tmp_path, resume=True, progress=False) == unbroken
     assert small.weights(resumed) == expected
+
+
+def test_a_tap_that_never_varies_keeps_all_of_its_variance() -> None:
+    assert float(TapComponents.of(torch.ones(6, WIDE, 3, 3), NARROW).kept) == 1
+
+
+@pytest.mark.parametrize("grid", [9, 12])
+def test_the_narrow_twin_has_the_sizes_that_were_chosen_for_the_channels(grid: int) -> None:
+    explain = FlintExplainer(Wide().eval(), layers=["wide"], num_attributes=4)
+    attributes = dataclasses.replace(explain.config.interpreter.attributes, max_channels=NARROW, max_grid=grid)
+    explain.config = dataclasses.replace(explain.config, interpreter=InterpreterConfig(attributes=attributes))
+    pixels = torch.randn(32, 1, 33, 33, generator=torch.Generator().manual_seed(1))  # maps of 16 × 16: "auto" reads them place by place
+    explain.fit(pixels.split(16), max_steps=2, progress=False)
+    assert explain(pixels[:2]).attributes.isfinite().all()

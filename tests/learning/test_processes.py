@@ -470,6 +470,11 @@ def test_parts_are_not_written_beside_a_whole_cache(others: Found) -> None:
         assert "holds an activation cache of one process" in str(error)
 
 
+def test_a_whole_cache_is_not_written_beside_parts(others: Found, folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds parts of an activation cache of several processes"):
+        small.explainer(small.tiny()).cache(small.images(), folder=folder / "parts", progress=False)
+
+
 def test_a_whole_cache_is_shared(others: Found, folder: Path) -> None:
     alone = with_a_whole_one(folder)
     for found in others["with_a_whole_one"]:

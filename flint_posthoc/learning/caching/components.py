@@ -46,7 +46,7 @@ class TapComponents(NamedTuple):
             return cls(mean, deviation, torch.eye(channels, device=mean.device), torch.ones((), device=mean.device))
         standard = (_places(maps).float() - mean) / deviation
         values, vectors = _eigh(standard.T @ standard / len(standard))
-        kept = values[-count:].sum() / values.sum()
+        kept = values[-count:].sum() / values.sum() if values.sum() > 0 else values.new_ones(())
         return cls(mean, deviation, vectors[:, -count:].flip(1).contiguous(), kept)
 
     @property

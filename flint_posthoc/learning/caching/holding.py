@@ -44,9 +44,11 @@ class Holding:
 def part_folder(folder: Path) -> Path:
     """Where this process keeps its part of a cache that is written into ``folder``: there itself where it is the only one.
 
-    Raises ``ArtifactError`` where one process left a whole cache there, which parts must not stand beside.
+    Raises ``ArtifactError`` where one process left a whole cache there, or several left their parts: nobody could tell which to open.
     """
     if size() == 1:
+        if any(folder.glob("part-*-of-*")):
+            raise ArtifactError(f"{folder} holds parts of an activation cache of several processes; name another folder, or remove them")
         return folder
     if (folder / NAME).exists():
         raise ArtifactError(f"{folder} holds an activation cache of one process; name another folder, or remove it")
