@@ -18,10 +18,11 @@ Part = TypeVar("Part")
 _SAYINGS = ("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed")
 _PIXELS_A_CORE = 8 * 224 * 224
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
-_LIMITS = (  # of versions 2 and 1: the limit, what is used, and where the pages of files stand in that
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+_LIMITS = (  # of versions 2 and 1: the controller, its limit, what is used, and what of that are pages of files
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -104,20 +105,33 @@ def said_in_words(what: str, advice: str) -> Iterator[None]:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take, of the machine, of its container and of its own limit.
+    """Bytes that this process may still take, of the machine, of its container or job (its control groups) and of its own limit.
 
     Pages of files that were read count as free: the system gives them up when memory is asked for.
     """
     rooms = [_numbers(_MEMINFO).get("MemAvailable:", 0) * 1024 or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit, used, told, pages in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such container; "max" is no number
-            kept = int((_CGROUP / used).read_text()) - _numbers(_CGROUP / told).get(pages, 0)
-            rooms.append(int((_CGROUP / limit).read_text()) - kept)
+    for controller, limit, used, pages in _LIMITS:
+        for group in _groups(controller):
+            with contextlib.suppress(OSError, ValueError):  # no such group; "max" is no number
+                kept = int((group / used).read_text()) - _numbers(group / "memory.stat").get(pages, 0)
+                rooms.append(int((group / limit).read_text()) - kept)
     own = resource.getrlimit(resource.RLIMIT_AS)[0]
     if own != resource.RLIM_INFINITY:
         with contextlib.suppress(OSError):
             rooms.append(own - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
     return max(0, min(rooms))
+
+
+def _groups(controller: str) -> list[Path]:
+    """The control group of this process and those that it is in, up to the root."""
+    root = _CGROUP / controller
+    with contextlib.suppress(OSError):
+        for line in _OWN_GROUPS.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controller in controllers.split(","):
+                own = root / place.lstrip("/")
+                return [own, *(group for group in own.parents if group.is_relative_to(root))]
+    return [root]
 
 
 def _numbers(file: Path) -> dict[str, int]:

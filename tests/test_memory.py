@@ -224,3 +224,19 @@ def test_the_account_of_a_fit_by_design_is_made_in_parts() -> None:
     with torch.no_grad():
         model.most = 1000
         assert history.account.after == pytest.approx(float((model(small.images(20)).argmax(dim=1) == labels).float().mean()))
+
+
+def test_a_job_inside_the_machine_counts_with_all_that_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "slurm" / "job_7" / "step_0"
+    job.mkdir(parents=True)
+    for group, free in ((job, 3000), (job.parent, 2000)):
+        (group / "memory.max").write_text(f"{free + 50}\n")
+        (group / "memory.current").write_text("50\n")
+    (tmp_path / "own").write_text("4:cpu:/elsewhere\n0::/slurm/job_7/step_0\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    assert free_memory() == 2000
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1900\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("900\n")
+    assert free_memory() == 1000
