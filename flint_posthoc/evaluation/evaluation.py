@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..arrays import Attributes, ClassIndex, Logits, PerImageFlag, Weight
+from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import EmptyDataError
+from ..interpretation.relevance import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import (
     AttributeMoments,
@@ -24,7 +26,6 @@ from ..measures import (
     contributions,
     explained,
     fired_counts,
-    global_relevance_sums,
     reconstruction_error,
     relevance,
     relevant_counts,
@@ -66,23 +67,24 @@ def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
         "agreeing_inside": batch.agrees.sum(),
         "inside": batch.inside.sum(),
         "divergence": divergence.sum(),
-        "top_k": _top_k_hits(f, batch.interpreter_logits),
         "fired": fired_counts(batch.attributes),
-        **_relevance_sums(batch.attributes, head.weight, g),
+        **_relevance_sums(kind, batch.attributes, head.weight, batch.interpreter_logits),
         **_reconstruction_sums(fitted, batch, f),
         **_label_counts(f, g, agrees, batch.labels),
     }
+    if kind.one_label:
+        counts["top_k"] = _top_k_hits(f, batch.interpreter_logits)
     if kind.shift_invariant and not fitted.interpreter.config.centre_head:
-        centred = _relevance_sums(batch.attributes, class_centred(head.weight, head.bias)[0], g)
+        centred = _relevance_sums(kind, batch.attributes, class_centred(head.weight, head.bias)[0], batch.interpreter_logits)
         counts |= {CENTRED + name: value for name, value in centred.items()}
     return EvaluationSums({name: value.cpu().double() for name, value in counts.items()}, attribute_moments(batch.attributes.cpu()))
 
 
-def _relevance_sums(attributes: Attributes, weight: Weight, g: ClassIndex) -> dict[str, Tensor]:
-    alpha = contributions(attributes, weight, g)
+def _relevance_sums(kind: OutputKind, attributes: Attributes, weight: Weight, logits: Logits) -> dict[str, Tensor]:
+    alpha = contributions(attributes, weight, kind.prediction(logits))
     counted = explained(alpha)
     r = relevance(alpha)[counted]
-    of_classes = global_relevance_sums(r, g[counted], len(weight))
+    of_classes = class_relevance_sums(kind, attributes, weight, logits)
     return {
         "explained": counted.sum(),
         "absolute": torch.stack([absolute_conciseness(r, tau).sum() for tau in TAUS]),
@@ -287,7 +289,7 @@ def _class_centred(counts: dict[str, Tensor], samples: int, correlation: Tensor,
 
 
 def _top_k_shares(counts: dict[str, Tensor], samples: float) -> dict[int, float]:
-    shares = zip(TOP_KS, (counts["top_k"] / samples).tolist(), strict=True)
+    shares = zip(TOP_KS, (counts["top_k"] / samples).tolist() if "top_k" in counts else (), strict="top_k" in counts)
     return {k: share for k, share in shares if k < len(counts["relevance_counts"])}
 
 

@@ -20,8 +20,9 @@ from ..classifier.view import OpenView
 from ..data import Data
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..figures import Figure
+from ..interpretation.relevance import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter
-from ..measures import AttributeMoments, attribute_moments, contributions, global_relevance_sums, pearson, relevance
+from ..measures import AttributeMoments, attribute_moments, pearson
 from ..memory import Halving, at_once
 from .words import number, percent, plain, table
 
@@ -148,12 +149,10 @@ class _Reading:
 
     def add(self, attributes: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
         """One batch: Φ (b, J) and logits (b, C) of every fit."""
-        kind, classes = self.fits[0].view.kind, self.fits[0].view.num_classes
+        kind = self.fits[0].view.kind
         moments = attribute_moments(torch.cat(list(attributes), dim=1))
         sums = [
-            global_relevance_sums(
-                relevance(contributions(phi, fitted.interpreter.head.weight, kind.prediction(z))), kind.prediction(z), classes
-            )
+            class_relevance_sums(kind, phi, fitted.interpreter.head.weight, z)
             for fitted, phi, z in zip(self.fits, attributes, logits, strict=True)
         ]
         agreeing = torch.stack([torch.stack([kind.agreement(one, other).sum() for other in logits]) for one in logits])

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, PerImage, PerImageFlag, Relevance, Weight
+from ..arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, Members, PerImage, PerImageFlag, Relevance, Weight
 from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ClassSelectionError, ConfigurationError
 from ..figures import Figure, as_html, local_interpretation, relevance_heatmap, shorten
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from ..measures import bias_share, contributions, explained, relevance
+from ..measures import RelevanceSums, bias_share, contributions, explained, global_relevance_sums, relevance
 from ..memory import said_in_words
 from ..processes import rank, sum_, together
 from ..splitting import own_part
@@ -43,7 +43,9 @@ class LocalInterpretation:
         pixels: (B, channels, H, W) in [0, 1], for pictures.
         attributes: φ (B, J).  contributions: α_{j,c,x} (B, J) for the explained class.  relevance: r (B, J) in [-1, 1].
         classifier_logits, interpreter_logits: (B, C) of f and g.
-        explained_class, classifier_class, interpreter_class: (B,), what is explained and what f and g predict.
+        explained_class, classifier_class, interpreter_class: (B,), what is explained and what f and g predict: of several labels the
+            strongest logit, whether or not it is a label.
+        classifier_members, interpreter_members: (B, C), which classes f and g give each image: one, or with several labels any number.
         agrees: (B,), where f and g lead to the same decision and f's unrestricted prediction is an explained class.
         inside: (B,), where that prediction is one.
         bias_share: (B,) in [0, 1], the part of the evidence that no attribute has.
@@ -57,6 +59,8 @@ class LocalInterpretation:
     explained_class: ClassIndex
     classifier_class: ClassIndex
     interpreter_class: ClassIndex
+    classifier_members: Members
+    interpreter_members: Members
     contributions: Contributions
     relevance: Relevance
     agrees: PerImageFlag
@@ -84,16 +88,21 @@ class LocalInterpretation:
     def caveat(self, index: int) -> str:
         """What a reader of image ``index``'s explanation must know before believing it; empty where there is nothing."""
         sentences = []
+        by_f, by_g = self.classifier_members[index], self.interpreter_members[index]
         asked, f, g = (
             self.class_names[int(classes[index])] for classes in (self.explained_class, self.classifier_class, self.interpreter_class)
         )
         if not self.inside[index]:
             sentences.append(f"the classifier's unrestricted prediction is none of the {len(self.class_ids)} explained classes")
         if self.classifier_class[index] != self.interpreter_class[index] and not self.agrees[index]:
-            sentences.append(f"the classifier says {f!r}, the interpreter {g!r}: this does not explain the classifier's prediction")
+            told = [repr(name) if members.any() else "nothing" for name, members in ((f, by_f), (g, by_g))]
+            sentences.append(f"the classifier says {told[0]}, the interpreter {told[1]}: this does not explain the classifier's prediction")
         elif self.inside[index] and not self.agrees[index]:
             sentences.append(f"both say {f!r} first, and decide differently on other labels")
-        if asked not in (f, g):
+        if not by_g.any():
+            who = "the interpreter gives" if by_f.any() else "neither gives"
+            sentences.append(f"{who} it any label; what is explained is the logit of {asked!r}")
+        elif asked not in (f, g) and not by_g[int(self.explained_class[index])]:
             sentences.append(f"{asked!r} was asked for, the interpreter says {g!r}")
         if self.unexplained[index]:
             sentences.append("no attribute takes part: unexplained")
@@ -228,7 +237,7 @@ class GlobalInterpretation:
 
     def __str__(self) -> str:
         num_attributes, num_classes = self.relevance.shape
-        lines = [f"GlobalInterpretation of {int(self.counts.sum())} images: {num_attributes} attributes, {num_classes} classes"]
+        lines = [f"GlobalInterpretation of {int(self.counts.sum())} decisions: {num_attributes} attributes, {num_classes} classes"]
         by_class: dict[int, list[ClassAttributePair]] = {}
         for pair in self.pairs():
             by_class.setdefault(pair.class_index, []).append(pair)
@@ -287,6 +296,8 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
         classes,
         kind.prediction(batch.classifier_logits),
         kind.prediction(batch.interpreter_logits),
+        kind.members(batch.classifier_logits),
+        kind.members(batch.interpreter_logits),
         explanation.contributions,
         explanation.relevance,
         batch.agrees,
@@ -296,6 +307,12 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
         fitted.class_ids,
         fitted.notes,
     )
+
+
+def class_relevance_sums(kind: OutputKind, attributes: Attributes, weight: Weight, logits: Logits) -> RelevanceSums:
+    """Sums of r_{j,x} over the images of a batch, under every class that g, of these ``logits`` (b, C), gives them."""
+    rows, classes = kind.members(logits).nonzero(as_tuple=True)
+    return global_relevance_sums(relevance(contributions(attributes[rows], weight, classes)), classes, len(weight))
 
 
 class GlobalReading:

@@ -79,6 +79,7 @@ def test_from_fit_to_report(count: int, told: str | None, kind: str, classes: in
         firing = members[:, c] & (local.attributes[:, 0] > 0)
         assert {exemplar.position for exemplar in exemplars} == set(firing.nonzero().flatten().tolist())
     assert [int(count) for count in world.counts] == [min(100, int(members[:, c].sum())) for c in range(classes)]
+    assert evaluation.classes_per_attribute == tuple((world.relevance > 0.1).sum(dim=1).tolist())
     agreeing = explain.fitted.view.kind.agreement(local.classifier_logits, local.interpreter_logits)
     assert evaluation.fidelity == pytest.approx(float(agreeing.float().mean()))
     assert evaluation.fidelity > (0.6 if kind == "binary" else 0.1)
@@ -115,7 +116,7 @@ def test_measures_of_one_class_an_image_refuse_sets_of_labels() -> None:
             ask(PIXELS)
     baselines = several.baselines(PIXELS, PIXELS)
     decisions = several(PIXELS).classifier_logits > 0
-    usual = (several(PIXELS).classifier_logits.mean(dim=0) > 0).expand_as(decisions)
+    usual = (several(PIXELS).classifier_logits.sigmoid().mean(dim=0) > 0.5).expand_as(decisions)
     (constant,) = (entry for entry in baselines.to_dict()["baselines"] if entry["name"].startswith("always"))
     assert constant["fidelity"] == pytest.approx(float((decisions == usual).all(dim=1).float().mean()))
 
@@ -156,3 +157,28 @@ def test_a_report_says_of_labels_what_is_so() -> None:
     marks = {_mark(local, index) for index in (~local.agrees).nonzero().flatten().tolist()}
     assert OTHER_LABELS in marks
     assert OUTSIDE not in marks
+
+
+def test_an_image_without_a_label_is_not_said_to_have_one() -> None:
+    several = small.fitted(outputs(4), output_kind="multilabel")
+    strongest = several(small.images(200, seed=5)).interpreter_logits.max(dim=1).values
+    with torch.no_grad():
+        several.interpreter.head.bias -= strongest.median()  # half of them have no label now
+    local = several(small.images(200, seed=5))
+    without = ~local.interpreter_members.any(dim=1)
+    assert without.any()
+    for index in range(len(local)):
+        assert ("it any label; what is explained is the logit of" in local.caveat(index)) == bool(without[index])
+        assert ("neither gives" in local.caveat(index)) == bool(without[index] & ~local.classifier_members[index].any())
+    given = local.interpreter_members.nonzero().tolist()[:20]
+    for index, label in given:
+        asked = several(small.images(200, seed=5)[index : index + 1], for_class=label)
+        assert "was asked for" not in asked.caveat(0)
+
+
+def test_labels_left_out_put_no_image_outside_and_top_k_is_of_one_label() -> None:
+    several = small.fitted(outputs(4), output_kind="multilabel", classes=[0, 1])
+    assert several(PIXELS).inside.all()
+    evaluation = several.evaluate(PIXELS)
+    assert (evaluation.inside_classes, evaluation.top_k_fidelity) == (1, {})
+    assert small.fitted().evaluate(small.images()).top_k_fidelity

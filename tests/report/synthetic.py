@@ -94,6 +94,7 @@ def samples(shape: tuple[int, int, int], attributes: int, class_names: tuple[str
         explained,
         of_classifier,
         explained,
+        *(torch.nn.functional.one_hot(of, classes).bool() for of in (of_classifier, explained)),
         contributions,
         relevance(contributions),
         agrees,
