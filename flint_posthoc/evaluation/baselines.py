@@ -64,7 +64,7 @@ def random_attributes(fitted: FittedInterpreter, activations: Activations, seed:
     with preserved_random_state():
         torch.manual_seed(seed)
         network = AttributeNetwork(fitted.view.tap_shapes, fitted.interpreter.num_attributes, config.attributes, image_side=image_side)
-        network.to(fitted.device).initialize_from(activations, config.initial_bias or 0.0)
+        network.to(fitted.device, torch.float32).initialize_from(activations, config.initial_bias or 0.0)
     return network.eval().requires_grad_(False)
 
 
@@ -90,39 +90,47 @@ def training_rows(fitted: FittedInterpreter, data: Data, limit: int, seed: int) 
 # ---- who competes ----
 
 
-def _linear(rows: TrainingRows, codes: Tensor, encode: Callable[[ReadBatch], Tensor], fitted: FittedInterpreter) -> Contender:
+class Entrant(NamedTuple):
+    """Who competes, and how many numbers an image its linear layer reads; ``None`` without such a layer."""
+
+    contender: Contender
+    size: int | None = None
+
+
+def _linear(rows: TrainingRows, codes: Tensor, encode: Callable[[ReadBatch], Tensor], fitted: FittedInterpreter) -> Entrant:
     readout = learn_readout(codes, rows.logits, fitted.view.kind)
 
     def answer(batch: ReadBatch) -> Answer:
         encoded = encode(batch).cpu()
         return Answer(readout(encoded), encoded, readout.weight)
 
-    return answer
+    return Entrant(answer, codes.shape[1])
 
 
-def _dictionary(name: str, rows: TrainingRows, fitted: FittedInterpreter, seed: int) -> Contender:
+def _dictionary(name: str, rows: TrainingRows, fitted: FittedInterpreter, seed: int) -> Entrant:
     encode = DICTIONARIES[name](rows.features, fitted.interpreter.num_attributes, seed)
     return _linear(rows, encode(rows.features), lambda batch: encode(pooled(fitted, batch.activations)), fitted)
 
 
-def _itself(fitted: FittedInterpreter) -> Contender:
+def _itself(fitted: FittedInterpreter) -> Entrant:
     weight = fitted.interpreter.head.weight.detach().cpu()
-    return lambda batch: Answer(batch.interpreter_logits.cpu(), batch.attributes.cpu(), weight)
+    return Entrant(lambda batch: Answer(batch.interpreter_logits.cpu(), batch.attributes.cpu(), weight), weight.shape[1])
 
 
-def _constant(rows: TrainingRows, fitted: FittedInterpreter) -> Contender:
-    if not fitted.view.kind.one_label:
-        usual = rows.logits.mean(dim=0)
-        return lambda batch: Answer(usual.expand(len(batch.images), -1))
-    mean = rows.logits.log_softmax(dim=1).mean(dim=0)
-    mean[Counter(fitted.view.kind.prediction(rows.logits).tolist()).most_common(1)[0][0]] = mean.max() + 1
-    return lambda batch: Answer(mean.expand(len(batch.images), -1))
+def _constant(rows: TrainingRows, fitted: FittedInterpreter) -> Entrant:
+    """f's mean probabilities, the constant of the least KL; of one-label kinds with the most frequent class on top."""
+    if fitted.view.kind.one_label:
+        usual = rows.logits.softmax(dim=1).mean(dim=0).log()
+        usual[Counter(fitted.view.kind.prediction(rows.logits).tolist()).most_common(1)[0][0]] = usual.max() + 1e-4
+    else:
+        usual = rows.logits.sigmoid().mean(dim=0).logit()
+    return Entrant(lambda batch: Answer(usual.expand(len(batch.images), -1)))
 
 
 @contextmanager
-def _stranger(model: nn.Module, fitted: FittedInterpreter) -> Iterator[Contender]:
+def _stranger(model: nn.Module, fitted: FittedInterpreter) -> Iterator[Entrant]:
     with rival(model, fitted, "independent", "a network trained on the labels that never saw it") as logits:
-        yield lambda batch: Answer(logits(batch.images))
+        yield Entrant(lambda batch: Answer(logits(batch.images)))
 
 
 # ---- how they do ----
@@ -258,25 +266,21 @@ def compare_baselines(
     rows, size = training_rows(fitted, train, limit, seed), fitted.interpreter.num_attributes
     if len(rows.logits) < size:
         raise ConfigurationError(f"{len(rows.logits)} training images make no dictionary of {size}; pass at least as many as attributes")
-    contenders: dict[str, tuple[Contender, int | None]] = {INTERPRETER: (_itself(fitted), size)}
-    for name in DICTIONARIES:
-        contenders[name] = (_dictionary(name, rows, fitted, seed), size)
-    contenders["random Ψ, trained h"] = (_linear(rows, rows.random, lambda batch: rows.network(batch.activations), fitted), size)
-    probe = _linear(rows, rows.features, lambda batch: pooled(fitted, batch.activations), fitted)
-    contenders |= {PROBE: (probe, rows.features.shape[1]), "always f's most frequent class": (_constant(rows, fitted), None)}
+    entrants = {INTERPRETER: _itself(fitted)} | {name: _dictionary(name, rows, fitted, seed) for name in DICTIONARIES}
+    entrants["random Ψ, trained h"] = _linear(rows, rows.random, lambda batch: rows.network(batch.activations), fitted)
+    entrants[PROBE] = _linear(rows, rows.features, lambda batch: pooled(fitted, batch.activations), fitted)
+    entrants["always f's most frequent class"] = _constant(rows, fitted)
     with ExitStack() as stack:
         if independent is not None:
-            contenders[STRANGER] = (stack.enter_context(_stranger(independent, fitted)), None)
-        return _run(fitted, data, contenders, len(rows.logits))
+            entrants[STRANGER] = stack.enter_context(_stranger(independent, fitted))
+        return _run(fitted, data, entrants, len(rows.logits))
 
 
 @torch.no_grad()
-def _run(
-    fitted: FittedInterpreter, data: Data, contenders: dict[str, tuple[Contender, int | None]], training_images: int
-) -> BaselineComparison:
-    sums = {name: _Sums() for name in contenders}
+def _run(fitted: FittedInterpreter, data: Data, entrants: dict[str, Entrant], training_images: int) -> BaselineComparison:
+    sums = {name: _Sums() for name in entrants}
     for batch in fitted.read(data):
-        for name, (contender, _) in contenders.items():
-            sums[name].add(fitted, batch, contender(batch))
-    found = tuple(sums[name].conclude(name, size) for name, (_, size) in contenders.items())
+        for name, entrant in entrants.items():
+            sums[name].add(fitted, batch, entrant.contender(batch))
+    found = tuple(sums[name].conclude(name, entrant.size) for name, entrant in entrants.items())
     return BaselineComparison(int(sums[INTERPRETER].sums["images"]), training_images, found, fitted.notes)

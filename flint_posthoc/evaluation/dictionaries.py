@@ -114,8 +114,8 @@ def learn_readout(codes: Codes, logits: Float[Tensor, "n classes"], kind: Output
         deviation, mean = torch.std_mean(codes.detach().clone(), dim=0, correction=0)
         scale = torch.where(deviation > 0, 1 / deviation.clamp_min(1e-12), 0)
         scaled, target = (codes.detach().clone() - mean) * scale, logits.detach().clone()
-        weight = torch.zeros(logits.shape[1], codes.shape[1], requires_grad=True)
-        bias = torch.zeros(logits.shape[1], requires_grad=True)
+        weight = scaled.new_zeros(logits.shape[1], codes.shape[1], requires_grad=True)
+        bias = scaled.new_zeros(logits.shape[1], requires_grad=True)
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=READOUT_STEPS, history_size=READOUT_PAIRS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:

@@ -60,6 +60,7 @@ class AblationScore:
         remaining: mean share of an attribute that is left after it was taken out; 0 where taking out worked.
         deletion, insertion: f's mean logit when the first 0 … K are gone, or alone are left; random_…: in a random order.
         deletion_gain, insertion_gain: mean distance of a curve from that of the random order, in logits; above 0 is better than chance.
+        ranked: images with attributes enough for a correlation: those that the first four are means over.
     """
 
     name: str
@@ -77,11 +78,12 @@ class AblationScore:
     random_insertion: tuple[float, ...]
     deletion_gain: Interval
     insertion_gain: Interval
+    ranked: int
 
     @property
     def follows(self) -> bool:
-        """Whether f's drops have the order of α, and more so than those by random moves."""
-        return self.correlation.low > 0 and self.advantage.low > 0
+        """Whether f's drops have the order of α, and more so than those by random moves, over images enough to conclude that."""
+        return self.ranked >= FEW and self.correlation.low > 0 and self.advantage.low > 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def score_ablations(name: str, found: Ablations, seed: int) -> AblationScore:
         random_insertion=_mean_curve(found.random_insertion),
         deletion_gain=bootstrap((found.random_deletion - found.deletion).mean(dim=1), seed),
         insertion_gain=bootstrap((found.insertion - found.random_insertion).mean(dim=1), seed),
+        ranked=int((~(own - by_chance).isnan()).sum()),
     )
 
 
@@ -198,7 +201,7 @@ class Faithfulness:
     def meaning(self) -> str:
         """The table in a few sentences."""
         ways = {"pattern": self.patterns, "gradient": self.gradients}
-        shown = [name for name, way in ways.items() if way.follows and self.images >= FEW]
+        shown = [name for name, way in ways.items() if way.follows]
         where = "" if len(shown) == len(ways) else f" where they go along their {shown[0]} alone" if shown else ""
         verdict = f"f itself follows the explanation{where}" if shown else "it is not shown that f follows the explanation"
         told = "; ".join(f"along its {name} with a rank correlation of {_in_words(way)}" for name, way in ways.items())
@@ -227,8 +230,8 @@ class Faithfulness:
 
 def _in_words(way: AblationScore) -> str:
     return (
-        f"{way.correlation} (a random move as long: {way.random_direction}), by {way.drop} logits where α claims {way.claimed}, "
-        f"{percent(way.remaining)} of it being left"
+        f"{way.correlation} (over {way.ranked} images with {FEWEST} attributes or more; a random move as long: {way.random_direction}), "
+        f"by {way.drop} logits where α claims {way.claimed}, {percent(way.remaining)} of it being left"
     )
 
 

@@ -185,3 +185,27 @@ def test_margins_are_paired_over_images(learnt: FlintExplainer, train: Tensor, l
         assert baseline.margin.low <= baseline.margin.mean <= baseline.margin.high
     assert own.margin == (0, 0, 0)
     assert f"which learnt from {len(train):,} images" in found.meaning()
+
+
+def test_sizes_are_those_of_the_codes_and_the_constant_has_the_least_divergence(train: Tensor, labelled: Labelled) -> None:
+    explain = small.explainer(num_attributes=60)  # more than the 40 pooled features
+    explain.fit(train[:300], batch_size=120, progress=False)
+    found = compare_baselines(explain.fitted, train[:300], labelled)
+    assert (found["principal components"].size, found["k-means"].size) == (40, 60)
+    assert "With 60 numbers an image" in found.meaning()
+    with torch.no_grad():
+        shares = explain.model(train[:300]).softmax(dim=1).mean(dim=0)
+        target = torch.cat([explain.model(images) for images, _ in labelled])
+    expected = KIND.cross_entropy(target, shares.log().expand_as(target)) - KIND.entropy(target)
+    assert found["always f's most frequent class"].kl_divergence == pytest.approx(expected.mean().item(), abs=1e-4)
+
+
+def test_they_work_in_float32_whatever_the_default_is(learnt: FlintExplainer, train: Tensor, labelled: Labelled) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = compare_baselines(learnt.fitted, train[:100], labelled)
+        readout = learn_readout(torch.rand(9, 2, dtype=torch.float32), torch.rand(9, 3, dtype=torch.float32), KIND)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[PROBE].fidelity > 0.5
+    assert readout.weight.dtype == torch.float32

@@ -284,6 +284,7 @@ def test_what_f_follows_scores_one_and_what_it_does_not_scores_nothing() -> None
     assert follows.random_direction.low < 0 < follows.random_direction.high
     assert ignores.correlation.low < 0 < ignores.correlation.high
     assert follows.deletion_gain == follows.insertion_gain == (1, 1, 1)
+    assert (follows.ranked, follows.follows) == (199, True)
     noise = torch.randn(200, 6)
     mixed = score_ablations("x", made_up(torch.where(alpha.isnan(), alpha, alpha + noise), alpha), 0)
     rows = [
@@ -365,3 +366,11 @@ def test_shuffled_drops_are_those_of_the_same_image() -> None:
 def test_data_that_can_be_read_once_needs_training_images(learnt: FlintExplainer, pixels: Tensor) -> None:
     with pytest.raises(DataError, match="can be read only once"):
         measure_faithfulness(learnt.fitted, small.generated(pixels))
+
+
+def test_one_image_with_attributes_enough_proves_nothing() -> None:
+    alpha = torch.rand(100, 6) + 1
+    few = alpha.clone()
+    few[1:, 2:] = math.nan
+    found = {name: score_ablations(name, part, 0) for name, part in (("all", made_up(alpha**3, alpha)), ("one", made_up(few**3, few)))}
+    assert {name: (score.ranked, score.follows) for name, score in found.items()} == {"all": (100, True), "one": (1, False)}

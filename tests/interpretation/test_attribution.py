@@ -471,6 +471,17 @@ def test_auto_prefers_grad_cam_where_psi_forgets_places_and_only_there(fitted: F
     assert logit.method == "integrated_gradients"
 
 
+def test_grad_cam_of_a_single_place_would_be_of_one_colour_and_is_refused(pixels: Tensor) -> None:
+    explain = FlintExplainer(layered(), layers=["6"], num_attributes=2, config=small.CONFIG)
+    layers = [name for name, module in explain.model.named_modules() if isinstance(module, nn.Linear)]
+    flat = FlintExplainer(explain.model, layers=layers[:1], num_attributes=2, config=small.CONFIG)
+    flat.fit(torch.randn(16, 3, SIDE, SIDE), max_steps=2, progress=False)
+    for method in ("grad_cam", "guided_grad_cam"):
+        with pytest.raises(AttributionError, match="has a single place, so that every image would be of one colour"):
+            maps(flat.fitted, pixels, method)
+    assert automatic(flat.fitted, pixels, checked(**dict.fromkeys(AUTO, 0.1))).method != "grad_cam"
+
+
 def test_auto_says_where_none_passes(fitted: FittedInterpreter, pixels: Tensor) -> None:
     found = automatic(fitted, pixels, checked(**dict.fromkeys(AUTO, 0.9) | {"gradient": 0.8}))
     assert found.method == "gradient"

@@ -91,8 +91,10 @@ def no_epsilon_rule(request: Request, path: PixelPath) -> str:
 
 
 def no_maps(request: Request, path: PixelPath) -> str:
-    """Grad-CAM needs maps; those that Ψ reads always are."""
+    """Grad-CAM needs maps of several places; those that Ψ reads always are maps."""
     layout = request.layout
+    if layout.height * layout.width == 1:
+        return f"{layout.layer!r} has a single place, so that every image would be of one colour"
     plain = layout.form == "maps" and layout.calls == 1 and not layout.overwritten
     if request.score is not classifier_scores or plain:
         return ""
