@@ -66,7 +66,8 @@ def layers(
         folds: of the cross-validation.
     """
     model = classifier.build()
-    form, pictures = reading.form(classifier, model), None if data is None else open_data(data, "train")
+    pictures = None if data is None else open_data(data, "train")
+    form = reading.form(classifier, model, pictures)
     explainer = reading.explainer(model, form, pictures, device=classifier.place())
     class_names = _print_layers(explainer)
     if measure:
@@ -105,8 +106,10 @@ def fit(
         resume: go on from there.
         loss: weights of the loss terms.
     """
+    writable_folder(output)
     model = classifier.build()
-    form, pictures = reading.form(classifier, model), open_data(data, "train")
+    pictures = open_data(data, "train")
+    form = reading.form(classifier, model, pictures)
     explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.place())
     class_names = _print_layers(explainer)
     judged = None if validation is None else loading.loader(open_data(validation, "test"), form, class_names)
@@ -135,6 +138,8 @@ def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: Loadin
         data: pictures, as for fit (test/ or val/ in the folder is taken, where there is one).
         json: file to write the figures into.
     """
+    if json is not None:
+        writable_folder(json.parent)
     explainer, form = saved.load(classifier)
     judged = loading.loader(open_data(data, "test"), form, explainer.fitted.class_names)
     evaluation = explainer.evaluate(judged)

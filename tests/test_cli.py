@@ -18,6 +18,7 @@ from flint_posthoc.cli import COMMANDS, main
 from flint_posthoc.demo.digits import digits, digits_classifier
 from flint_posthoc.errors import ArtifactError, ConfigurationError, DataError
 from flint_posthoc.sources.classifiers import build_classifier, load_weights
+from flint_posthoc.sources.options import ClassifierOptions, ReadingOptions
 from flint_posthoc.sources.pictures import open_data
 from flint_posthoc.storage import write_tensors
 
@@ -386,3 +387,28 @@ def test_what_the_outputs_mean_can_be_said(tmp_path: Path) -> None:
     arguments = ["fit", *MODEL, *READING, *QUICK, "--data", "digits", "--output", str(tmp_path)]
     assert main([*arguments, "--output-kind", "multilabel"]) == 0
     assert json.loads((tmp_path / "flint.json").read_text())["output_kind"] == "multilabel"
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
+    command: str, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    where = {
+        "fit": [*READING, "--output", str(tmp_path / "file" / "here")],
+        "evaluate": ["--interpreter", str(fitted), "--json", str(tmp_path / "file" / "figures.json")],
+    }
+    monkeypatch.setattr(FlintExplainer, command, lambda *_, **__: pytest.fail("it began"))
+    assert main([command, *MODEL, "--data", "digits", *where[command]]) == 2
+    assert "cannot be made a folder" in capsys.readouterr().err
+
+
+def test_grey_files_among_others_are_read_in_colour(tmp_path: Path) -> None:
+    for index in range(12):
+        path = tmp_path / "pictures" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L" if index == 0 else "RGB", (12, 12), index).save(path)
+    told = ReadingOptions(mean=[0.5] * 3, std=[0.5] * 3)
+    pictures = open_data(str(tmp_path / "pictures"), "train")
+    form = told.form(ClassifierOptions(model="own"), nn.Conv2d(3, 2, 3), pictures)
+    assert {tuple(form(pictures[index][0]).shape) for index in range(12)} == {(3, 12, 12)}

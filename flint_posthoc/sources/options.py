@@ -17,7 +17,7 @@ from ..classifier.adapter import Crop, Normalization, find_adapter
 from ..errors import ClassNamesError, ConfigurationError, FlintWarning
 from ..explainer import FlintExplainer
 from .classifiers import build_classifier
-from .pictures import ImageForm, InOrder, LabelledPictures, PictureDataset, ReadablePictures
+from .pictures import ImageForm, InOrder, LabelledPictures, PictureDataset, ReadablePictures, most_channels
 
 AS_THEY_ARE = Normalization((0.0,), (1.0,))
 LISTS: dict[str, tuple[type, str]] = {  # options that take several values, and what they mean
@@ -77,8 +77,8 @@ class ReadingOptions:
     size: list[int] | None = None
     output_kind: Literal["categorical", "multilabel", "binary"] | None = None
 
-    def form(self, classifier: ClassifierOptions, model: nn.Module) -> ImageForm:
-        """How pictures become the classifier's input: by the options, else by what the adapter knows."""
+    def form(self, classifier: ClassifierOptions, model: nn.Module, pictures: LabelledPictures | None) -> ImageForm:
+        """How ``pictures`` become the classifier's input: by the options, else by what the adapter knows, else in colour if any has one."""
         adapter = find_adapter(model)
         told = None if self.mean is None and self.std is None else Normalization(tuple(self.mean or ()), tuple(self.std or ()))
         normalization = told or adapter.normalization(model)
@@ -86,7 +86,8 @@ class ReadingOptions:
             missing = "no normalisation is known for this classifier: it gets pixels in [0, 1] as they are (--mean and --std set it)"
             warnings.warn(missing, FlintWarning, stacklevel=2)
         shape = self._told_shape() or adapter.input_size(model)
-        return ImageForm(normalization or AS_THEY_ARE, shape, classifier.crop_of(model))
+        channels = None if shape or not pictures else most_channels(pictures)
+        return ImageForm(normalization or AS_THEY_ARE, shape, classifier.crop_of(model), channels)
 
     def _told_shape(self) -> tuple[int, int, int] | None:
         if self.size is None:

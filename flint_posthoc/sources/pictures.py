@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 from ..classifier.adapter import WHOLE, Crop, Normalization
 from ..errors import DataError, EmptyDataError, FlintWarning, UnreadablePictureError
 
+LOOKED_AT = 8  # pictures, to see whether all are grey
 WHITE = 2**16 - 1  # of a picture in 16 bits
 PIXELS = 2**27  # of a picture, at most: more would be unpacked into gigabytes
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # what the library knows beyond these may start programs (EPS)
@@ -36,11 +38,13 @@ class ImageForm:
     Attributes:
         shape: (channels, height, width), of which pictures of another size get cut and scaled. ``None``: they stay as they are.
         crop: what is left of those.
+        channels: 1 or 3, of pictures whose size stays as it is. ``None``: as many as each of them has.
     """
 
     normalization: Normalization
     shape: tuple[int, int, int] | None = None
     crop: Crop = WHOLE
+    channels: int | None = None
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The picture as a normalised tensor (channels, height, width).
@@ -48,13 +52,17 @@ class ImageForm:
         Raises ``UnreadablePictureError`` for a picture of 32 bits or floats a channel, no value of which is known to be white.
         """
         picture = _in_eight_bits(picture)
-        grey = self.shape[0] == 1 if self.shape else picture.mode in ("1", "L")
+        grey = (self.shape[0] if self.shape else self.channels or _channels(picture)) == 1
         picture = picture.convert("L" if grey else "RGB")
         if self.shape is not None and (picture.height, picture.width) != self.shape[1:]:
             border = (1 - self.crop.share) / 2
             picture = ImageOps.fit(picture, (self.shape[2], self.shape[1]), _resampling(self.crop.interpolation), bleed=border)
         pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
         return self.normalization.normalize((pixels[None] if grey else pixels.permute(2, 0, 1))[None])[0]
+
+
+def _channels(picture: Image.Image) -> int:
+    return 1 if picture.mode in ("1", "L") else 3
 
 
 def _resampling(name: str) -> Image.Resampling:
@@ -84,6 +92,15 @@ class LabelledPictures(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+
+def most_channels(pictures: LabelledPictures) -> int:
+    """3, or 1 where those that are looked at, spread over ``pictures``, are all grey. Those that cannot be read tell nothing."""
+    count, found = len(pictures), {1}
+    for index in sorted({place * (count - 1) // (LOOKED_AT - 1) for place in range(LOOKED_AT)} if count else ()):
+        with contextlib.suppress(*_UNREADABLE):
+            found.add(_channels(_in_eight_bits(pictures[index][0])))
+    return max(found)
 
 
 class InOrder:
