@@ -28,6 +28,7 @@ Arguments = ParamSpec("Arguments")
 POSITIVE, NEGATIVE, NEUTRAL, ACCENT = "#0072B2", "#D55E00", "#8A8A8A", "#009E73"
 DIVERGING = "RdBu"  # blue is positive, as in the bars
 MAX_LABEL = 28
+LEAST_WIDTH = 4.5  # inches of a figure with a heading
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
@@ -96,13 +97,19 @@ def local_interpretation(
     pixels: np.ndarray, attributes: Sequence[int], relevance: Sequence[float], *, heading: str, warning: str = "", notes: Sequence[str] = ()
 ) -> Figure:
     """An image beside the relevance bars of its explanation; a ``warning`` (g and f disagree …) stands in red above, ``notes`` below."""
-    figure = new_figure(7.2, max(2.6, 0.28 * len(attributes) + 1.2))
+    said = textwrap.wrap(warning, 95)
+    figure = new_figure(7.2, max(2.6, 0.28 * len(attributes) + 1.2) + 0.15 * len(said))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.6])
     show_image(left, pixels)
     relevance_bars(right, attributes, relevance)
-    figure.suptitle(heading + (f"\n{warning}" if warning else ""), fontsize=9, color=NEGATIVE if warning else "black")
+    figure.suptitle("\n".join([heading, *said]), fontsize=9, color=NEGATIVE if warning else "black")
     write_below(figure, notes, 100)
     return figure
+
+
+def write_above(figure: Figure, heading: str, width: float) -> None:
+    """``heading`` over a figure of ``width`` inches, on as many lines as it takes."""
+    figure.suptitle(textwrap.fill(heading, round(width * 12)), fontsize=10)
 
 
 def write_below(figure: Figure, notes: Sequence[str], width: int) -> None:
@@ -188,17 +195,18 @@ def under_images(
     """Titled images, each with what belongs to it below, as ``show`` draws it; at most eight columns side by side."""
     columns = min(8, max(1, len(titles)))
     blocks = math.ceil(len(titles) / columns)
-    figure = new_figure(1.35 * columns + 0.3, 3.0 * blocks + 0.5)
+    width = max(LEAST_WIDTH, 1.35 * columns + 0.3)
+    figure = new_figure(width, 3.0 * blocks + 0.5)
     grid = figure.subplots(2 * blocks, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
     for number, (image, other, title) in enumerate(zip(images, below, titles, strict=True)):
         block, column = divmod(number, columns)
-        show_image(grid[2 * block, column], image, title)
+        show_image(grid[2 * block, column], image, textwrap.fill(shorten(title, 80), 28))
         (show or show_image)(grid[2 * block + 1, column], other)
     for axes in grid.ravel():
         axes.title.set_fontsize(6)
-    figure.suptitle(heading, fontsize=10)
+    write_above(figure, heading, width)
     return figure
 
 
@@ -341,15 +349,16 @@ def _words(image: Captioned) -> str:
 def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:
     """A row of small images under each title, ``columns`` of such rows side by side."""
     rows, longest, side = max(1, math.ceil(len(titles) / columns)), max((1, *map(len, images))), 0.44
-    figure = new_figure(columns * (longest * side + 0.3), rows * (side + 0.3) + 0.5)
+    wide = max(LEAST_WIDTH / columns, longest * side + 0.3)
+    figure = new_figure(columns * wide, rows * (side + 0.3) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, title, strip in zip(grid, titles, images, strict=False):
         _strip(axes, strip, 0)
-        axes.set(xlim=(0, longest), ylim=(0.5, -0.5), aspect="equal")
-        axes.set_title(title, fontsize=8, loc="left", pad=2)
+        axes.set(xlim=(0, longest), ylim=(0.5, -0.5), aspect="equal", anchor="W")
+        axes.set_title(shorten(title, round(wide * 14)), fontsize=8, loc="left", pad=2)
     for axes in grid:
         axes.set_axis_off()
-    figure.suptitle(heading, fontsize=10)
+    write_above(figure, heading, columns * wide)
     return figure
 
 

@@ -65,7 +65,8 @@ class Attribution:
     def plot(self) -> Figure:
         """Each image above its map: blue speaks for the target, red against it."""
         heading = f"Where it is seen: {self.method.replace('_', ' ')}, blue for and red against"
-        return under_images(as_arrays(self.pixels), as_arrays(self.heat()), self.target, show_heat, heading=heading)
+        titles = [f"{target}, empty" if empty else target for target, empty in zip(self.target, self.empty.tolist(), strict=True)]
+        return under_images(as_arrays(self.pixels), as_arrays(self.heat()), titles, show_heat, heading=heading)
 
     def __str__(self) -> str:
         silent = f", {int(self.empty.sum())} of them empty: the attribute does not fire" if bool(self.empty.any()) else ""
