@@ -55,7 +55,8 @@ class Fourier:
         self._size, self._normalization = shape[1:], normalization
         rows, columns = torch.fft.fftfreq(shape[1])[:, None], torch.fft.rfftfreq(shape[2])[None]
         scale = 1 / (rows.square() + columns.square()).sqrt().clamp_min(1 / max(shape[1:]))
-        self._scale = (scale / scale.square().mean().sqrt())[..., None]  # a step of one moves pixels by about one deviation
+        scale = scale / scale.square().mean().sqrt()  # a step of one moves pixels by about one deviation
+        self._scale = torch.stack([scale, scale], dim=-1)  # of real and imaginary parts: written out, vector instructions multiply by it
         self._colours = (_OPPONENT if shape[0] == 3 else torch.eye(shape[0], dtype=torch.float64)).T
 
     def encode(self, images: Images) -> Tensor:
