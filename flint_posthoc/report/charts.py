@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .histogram import BINS, ActivationHistogram
-from .names import activation, counted, percent
+from .names import activation, counted, number, percent
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def curve(places: Sequence[float], series: Mapping[str, Sequence[float]]) -> Cur
         lines.append(Line(name, kind, " ".join(f"{across},{down}" for across, down in marks), marks))
     x_ticks = tuple(Tick(x(place), f"{place:g}") for place in places)
     y_ticks = tuple(Tick(y(highest * part / 4), f"{highest * part / 4:g}") for part in range(5))
-    rows = tuple((f"{place:g}", *(f"{values[index]:.2f}" for values in series.values())) for index, place in enumerate(places))
+    rows = tuple((f"{place:g}", *(number(values[index]) for values in series.values())) for index, place in enumerate(places))
     return Curve(width, height, left, bottom, tuple(lines), x_ticks, y_ticks, rows)
 
 

@@ -44,6 +44,11 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def number(value: float) -> str:
+    """With two decimals; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
 def signed(value: float) -> str:
     """With two decimals and its sign; a dash for NaN."""
     if math.isnan(value):

@@ -65,6 +65,7 @@ def test_a_curve_goes_through_its_numbers_and_leaves_out_what_is_none() -> None:
     assert middle == found.x_ticks[1].place
     assert found.rows[2] == ("3", "4.00", "3.00")
     assert curve([1.0], {"none": [math.nan]}).lines[0].points == ""
+    assert curve([1.0], {"none": [math.nan], "one": [1.0]}).rows == (("1", "–", "1.00"),)
 
 
 @pytest.mark.parametrize(("value", "ceiling"), [(0.0, 1.0), (0.3, 0.4), (1.0, 1.0), (1.01, 2.0), (8.5, 10.0), (40.0, 40.0)])
