@@ -106,13 +106,13 @@ def fit(
         resume: go on from there.
         loss: weights of the loss terms.
     """
-    writable_folder(output)
     model = classifier.build()
-    pictures = open_data(data, "train")
+    pictures, others = open_data(data, "train"), None if validation is None else open_data(validation, "test")
+    writable_folder(output)  # which may stand among the folders of pictures
     form = reading.form(classifier, model, pictures)
     explainer = reading.explainer(model, form, pictures, num_attributes=num_attributes, device=classifier.place())
     class_names = _print_layers(explainer)
-    judged = None if validation is None else loading.loader(open_data(validation, "test"), form, class_names)
+    judged = None if others is None else loading.loader(others, form, class_names)
     learnt = loading.loader(pictures, form, class_names, shuffle=True)
     history = explainer.fit(
         learnt,
@@ -138,10 +138,10 @@ def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: Loadin
         data: pictures, as for fit (test/ or val/ in the folder is taken, where there is one).
         json: file to write the figures into.
     """
-    if json is not None:
-        writable_folder(json.parent)
     explainer, form = saved.load(classifier)
     judged = loading.loader(open_data(data, "test"), form, explainer.fitted.class_names)
+    if json is not None:
+        writable_folder(json.parent)
     evaluation = explainer.evaluate(judged)
     print(evaluation)
     _say_what_was_skipped(judged)

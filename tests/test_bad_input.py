@@ -126,7 +126,7 @@ FITTED = small.fitted()
         ([spoilt(float("nan"))], errors.NonFinitePixelsError, "NaN or infinite"),
         ([(PIXELS[:4], [0, 1, 2, 4])], errors.LabelRangeError, r"the first is 4\); expected 0 to 3"),
         ([(PIXELS[:4], [0, 1, 2, -1])], errors.LabelRangeError, r"the first is -1\); expected 0 to 3"),
-        ([(PIXELS[:4], [0.0, 1.0, 2.0, 3.0])], errors.BatchFormatError, "expected one integer class an image"),
+        ([(PIXELS[:4], [0.0, 1.0, 2.5, 3.0])], errors.BatchFormatError, "expected one integer class an image"),
     ],
 )
 @pytest.mark.parametrize("ask", ["evaluate", "global_interpretation"])
