@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _HOLDING = (dict, list, set, deque, tuple, Tensor)
+_HOLDS_NOTHING = frozenset({bool, int, float, str, type(None)})  # nearly all that a module has beside its dicts
 _UNREADABLE = object()
 
 
@@ -98,15 +99,18 @@ def _same(container: Any, content: Any) -> bool:
     return container == content if isinstance(container, set) else all(map(is_, container, content))
 
 
-def _held(values: Iterable[Any], known: set[int]) -> Iterator[Any]:
+def _held(values: Iterable[Any], known: set[int]) -> list[Any]:
     """Every container and tensor among ``values``, and in what those hold, once; tuples are looked into."""
-    for value in values:
-        if isinstance(value, _HOLDING) and id(value) not in known:
-            known.add(id(value))
-            if not isinstance(value, tuple):
-                yield value
-            if not isinstance(value, Tensor):
-                yield from _held(value.values() if isinstance(value, dict) else value, known)
+    found, waiting = [], list(values)
+    for value in waiting:
+        if type(value) in _HOLDS_NOTHING or not isinstance(value, _HOLDING) or id(value) in known:
+            continue
+        known.add(id(value))
+        if not isinstance(value, tuple):
+            found.append(value)
+        if not isinstance(value, Tensor) and value:
+            waiting.extend(value.values() if isinstance(value, dict) else value)  # and is walked over too
+    return found
 
 
 class ModuleState:
@@ -119,7 +123,7 @@ class ModuleState:
         self.modules = list(model.modules())
         self.parameters = _once(parameter for module in self.modules for parameter in module._parameters.values())
         self._attributes = [(module.__dict__, module.__dict__.copy()) for module in self.modules]
-        held = list(_held((value for _, saved in self._attributes for value in saved.values()), set(map(id, self.parameters))))
+        held = _held((value for _, saved in self._attributes for value in saved.values()), set(map(id, self.parameters)))
         self._tensors = [value for value in held if isinstance(value, Tensor)]
         containers = [value for value in held if not isinstance(value, Tensor)]
         self._empty = [container for container in containers if not container]  # nearly all: a module has a dozen dicts for hooks
