@@ -24,6 +24,7 @@ from ..interpretation.relevance import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import AttributeMoments, attribute_moments, pearson
 from ..memory import Halving, at_once
+from ..storage import fingerprint
 from .words import number, percent, plain, table
 
 SAME = 0.9  # correlation above which two attributes are called the same
@@ -207,7 +208,7 @@ def _check(fits: Sequence[FittedInterpreter]) -> None:
         raise ConfigurationError(f"stability compares at least 2 fits, got {len(fits)}")
     first = fits[0]
     for place, other in enumerate(fits[1:], start=1):
-        if other.view.model is not first.view.model:
+        if other.view.model is not first.view.model and fingerprint(other.view.model) != fingerprint(first.view.model):
             raise ClassifierMismatchError(f"fit {place} explains another classifier than fit 0; stability compares fits of the same one")
         if (other.class_ids, other.image_shape) != (first.class_ids, first.image_shape):
             raise ConfigurationError(

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import math
+from pathlib import Path
 
 import oracles
 import pytest
@@ -105,11 +106,16 @@ def test_it_says_what_it_means(learnt: FlintExplainer, pixels: Tensor) -> None:
     assert len(found.plot().axes[0].lines) == 1
 
 
+def test_a_copy_of_the_classifier_is_the_same_classifier(learnt: FlintExplainer, pixels: Tensor, tmp_path: Path) -> None:
+    loaded = FlintExplainer.from_pretrained(learnt.save_pretrained(tmp_path), copy.deepcopy(learnt.model))
+    assert compare_fits([learnt.fitted, loaded.fitted], pixels).pairs[0].correlation == pytest.approx(1)
+
+
 def test_bad_input_is_refused(learnt: FlintExplainer, pixels: Tensor) -> None:
     with pytest.raises(ConfigurationError, match="at least 2 fits, got 1"):
         compare_fits([learnt.fitted], pixels)
     with pytest.raises(ClassifierMismatchError, match="fit 1 explains another classifier than fit 0"):
-        compare_fits([learnt.fitted, small.fitted().fitted], pixels)
+        compare_fits([learnt.fitted, small.fitted(small.tiny(seed=3)).fitted], pixels)
     with pytest.raises(ConfigurationError, match=r"fit 1 is for classes \(3, 1\)"):
         compare_fits([learnt.fitted, small.fitted(learnt.model, classes=[3, 1]).fitted], pixels)
     with pytest.raises(EmptyDataError, match="holds no images"):
