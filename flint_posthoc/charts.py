@@ -13,6 +13,7 @@ from .figures import ACCENT, DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, Figure, as_
 
 COLOURS = (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#CC79A7", "#E69F00")
 LONG_LABEL = 44
+MANY_LINES = 6  # beyond which their names stand beside the picture: within, they would cover it
 
 
 def _plain_axes(axes: Any, heading: str, horizontal: str, vertical: str = "") -> None:
@@ -111,7 +112,8 @@ def curves(
     dashed: Sequence[str] = (),
 ) -> Figure:
     """Lines through (x, y) points, by name; those ``dashed`` in the colour of the one before. A dotted line at x = ``mark``."""
-    figure = new_figure(5.5, 3.4)
+    beside = len(series) > MANY_LINES
+    figure = new_figure(7.5 if beside else 5.5, 3.4)
     axes = figure.subplots()
     solid = 0
     for name, (across, values) in series.items():
@@ -120,6 +122,6 @@ def curves(
         axes.plot(across, values, marker="o", markersize=3, linestyle=style, color=colour, label=shorten(name, LONG_LABEL))
     if mark is not None:
         axes.axvline(mark, color="black", linewidth=0.8, linestyle=":")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right center", handlelength=3) if beside else axes.legend(fontsize=7)
     _plain_axes(axes, heading, axis, vertical)
     return figure
