@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,8 +211,7 @@ def load(folder: str | Path, model: nn.Module, adapter: ModelAdapter, device: to
         if other and not insist:
             raise ClassifierMismatchError(". ".join(other[0]))
         layouts = tuple(_layout(layout) for layout in _list(stored["layouts"]))
-        with _said_of(other):
-            resolve_layers(model, [layout.layer for layout in layouts])
+        _check_layers(model, layouts, other)
         notes = tuple(note for note, _ in other)
         return _rebuild(stored, tensors.tensors, model, adapter, device, layouts, notes, identity)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
@@ -284,15 +282,14 @@ def _other_adapter(path: Path, stored: str, adapter: ModelAdapter) -> list[tuple
     return [(f"{path} was fitted through the adapter {stored!r}, and this classifier is read by {adapter.name!r}", _PASS_ADAPTER)]
 
 
-@contextlib.contextmanager
-def _said_of(other: list[tuple[str, str]]) -> Iterator[None]:
+def _check_layers(model: nn.Module, layouts: tuple[TapLayout, ...], other: list[tuple[str, str]]) -> None:
     """Layers that another classifier does not have are its own matter: the artefact is whole."""
     try:
-        yield
+        resolve_layers(model, [layout.layer for layout in layouts])
     except LayerError as error:
-        if other:
-            raise ClassifierMismatchError(f"{other[0][0]}, which has not the layers that were read: {error}") from error
-        raise
+        if not other:
+            raise
+        raise ClassifierMismatchError(f"{other[0][0]}, which has not the layers that were read: {error}") from error
 
 
 def _rebuild(

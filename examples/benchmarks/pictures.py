@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def ways(explain: FlintExplainer, images: Tensor, attributes: Tensor) -> dict:
-    """The three ways to draw the same pictures' worth of steps."""
+    """Three ways to take the same steps, and two to take those of the default."""
     alone = replace(SETTINGS, batch_size=1, precision="float32")
     batch = (images[: PHOTOGRAPH.batch_size], attributes[: PHOTOGRAPH.batch_size])
     return {

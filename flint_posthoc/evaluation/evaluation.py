@@ -141,6 +141,7 @@ class Evaluation:
         errors: images that f has wrong by their labels.
         fidelity_on_errors, fidelity_on_correct: fidelity on those, and where f is right.
         inside_classes: share of images whose unrestricted f prediction is an explained class; fidelity_inside: that agree and are inside.
+        top_k_fidelity: by k the share of images whose class by f is among g's first k; empty where an image may have several labels.
         conciseness: CNS by τ as {"absolute": mean number of attributes with |r| > 1/τ, "signed": with r > 1/τ} over explained images.
         reconstruction_error: mean squared error of d(Φ(x)) on [0, 1] pixels.
         relative_reconstruction_error: the same over that of the class-mean image (class by label, or by f without labels).
@@ -289,7 +290,9 @@ def _class_centred(counts: dict[str, Tensor], samples: int, correlation: Tensor,
 
 
 def _top_k_shares(counts: dict[str, Tensor], samples: float) -> dict[int, float]:
-    shares = zip(TOP_KS, (counts["top_k"] / samples).tolist() if "top_k" in counts else (), strict="top_k" in counts)
+    if "top_k" not in counts:  # of several labels an image
+        return {}
+    shares = zip(TOP_KS, (counts["top_k"] / samples).tolist(), strict=True)
     return {k: share for k, share in shares if k < len(counts["relevance_counts"])}
 
 

@@ -18,7 +18,7 @@ from ..storage import parse_json, read_tensors, writable_folder, write_tensors
 from .history import FitHistory
 
 FILE_NAME, LOCK_NAME = "fit-checkpoint.safetensors", "fit.lock"
-FORMAT = 2
+FORMAT = 3
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 SAME_PIXEL = 1e-4  # of mean images, as the classifier sees them: sums of the same numbers in another order differ by far less
 
