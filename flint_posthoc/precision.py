@@ -13,12 +13,13 @@ FUSED = ("cpu", "cuda", "mps")  # devices with an Adam of one kernel
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, CPUs with AMX."""
+    """Whether this device multiplies bfloat16 matrices in hardware: CUDA from Ampere on, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # from torch 2.10 on
         return False
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("amx_bf16", False) or known.get("avx512_bf16", False))
 
 
 def lowered(precision: str, device: torch.device, dtype: torch.dtype, *, automatic: bool = True) -> bool:

@@ -8,8 +8,10 @@ python -m examples.paper.ablations readings --tasks mnist fashion_mnist --valida
 python -m examples.paper.ablations predictions --tasks fashion_mnist --validation --epochs 5
 python -m examples.paper.ablations by-design --tasks fashion_mnist --validation --epochs 5
 python -m examples.paper.ablations weights --tasks quickdraw --modes post-hoc
+python -m examples.paper.ablations temperatures --tasks mnist fashion_mnist --validation --modes post-hoc
 
 Post-hoc on the BASE-f of seed 0, whose activations are read once for all fits, and one fit by design each, unless --modes leaves it out.
+Fits of `temperatures` are as long as those of the fidelity tables, the others of 1,000 steps.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from flint_posthoc.figures import save
 from flint_posthoc.learning.settings import FitSettings
 
 Row = dict[str, Any]
-STEPS = 1000  # of every post-hoc fit here: enough to tell variants apart
+STEPS = 1000  # of post-hoc fits, unless they are whole: enough to tell variants apart
 DEFAULT = LossWeights()
 ETAS, ZETAS = (0.0, DEFAULT.eta, 0.2, 0.5), (0.0, DEFAULT.zeta, 0.3)
 FAITHFUL = {"temperature": 4.0, "beta": 0.25}  # for fidelity on f's errors
@@ -42,7 +44,10 @@ COLUMNS = ("classifier_accuracy", "fidelity", "fidelity_on_errors", "relative_re
 
 @dataclass(frozen=True)
 class Variant:
-    """One fit of a table: what differs from the defaults; ``joint`` and ``reading``: by name in ``JointSettings`` and Ψ's config."""
+    """One fit of a table: what differs from the defaults; ``joint`` and ``reading``: by name in ``JointSettings`` and Ψ's config.
+
+    ``whole``: post-hoc as long as the library chooses, and not of ``STEPS``.
+    """
 
     label: str
     mode: str = "post-hoc"
@@ -51,6 +56,7 @@ class Variant:
     joint: tuple[tuple[str, float], ...] = ()
     schedule: LossSchedule | None = None
     reading: tuple[tuple[str, int], ...] = ()
+    whole: bool = False
 
     @property
     def folder(self) -> str:
@@ -59,11 +65,12 @@ class Variant:
         parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
         parts += [] if self.weights.temperature == 1 else [f"temperature{self.weights.temperature:g}"]
         parts += [f"{name}{value:g}" for name, value in (*self.joint, *self.reading)] + ([] if self.schedule is None else ["schedule"])
+        parts += ["whole"] if self.whole else []
         return "-".join([self.mode, "ablation", *parts])
 
     def config(self, task: Task) -> FlintConfig:
         """By design as long as BASE-f learns."""
-        settings = FitSettings() if self.mode == "joint" else FitSettings(max_steps=STEPS)
+        settings = FitSettings() if self.mode == "joint" or self.whole else FitSettings(max_steps=STEPS)
         known = task.config()
         joint = dataclasses.replace(known.joint, **dict(self.joint))  # type: ignore[arg-type]
         attributes = dataclasses.replace(known.interpreter.attributes, **dict(self.reading))  # type: ignore[arg-type]
@@ -117,6 +124,14 @@ def readings(task: Task) -> list[Variant]:
     ]
 
 
+def temperatures(task: Task) -> list[Variant]:
+    """The temperature of L_of, with η, of fits as long as those of the fidelity tables."""
+    ways = ((1.0, 2.0, DEFAULT.eta), (2.0, 2.0, DEFAULT.eta), (2.0, 2.0, 0.1), (2.0, 2.0, 0.2), (4.0, 1.0, 0.2))
+    weights = {f"T {t:g}, β {beta:g}, η {eta:g}": LossWeights(temperature=t, beta=beta, eta=eta) for t, beta, eta in ways}
+    post_hoc = [Variant(label, weights=chosen, whole=True) for label, chosen in weights.items()]
+    return [*post_hoc, *(Variant(f"by design, {label}", "joint", chosen) for label, chosen in weights.items())]
+
+
 def predictions(task: Task) -> list[Variant]:
     """By design: L_pred against L_int, and f alone with an interpreter of its own."""
     weights = (Variant(f"L_pred × {weight:g}", "joint", joint=(("prediction_weight", weight),)) for weight in (1.0, 3.0, 10.0, 30.0))
@@ -135,6 +150,7 @@ TABLES: dict[str, tuple[str, Callable[[Task], list[Variant]]]] = {
     "autoencoder": ("Without the autoencoder", decoders),
     "choices": ("Among what the defaults were chosen", choices),
     "readings": ("What Ψ reads, and the temperature of L_of", readings),
+    "temperatures": ("The temperature of L_of", temperatures),
     "predictions": ("By design: L_pred against L_int", predictions),
     "by-design": ("Among what the defaults by design were chosen", by_design),
 }
@@ -154,9 +170,10 @@ def main(argv: list[str] | None = None) -> None:
             draw_curves(folder / f"conciseness-{fits.key}.png", found[key])
     minutes = round(sum(run["minutes"] for runs in found.values() for run in runs.values()))
     body = "\n\n".join(section(key, runs) for key, runs in found.items())
-    made = circumstances(started, steps=STEPS, seed=0) | {"minutes": minutes}
+    made = circumstances(started, seed=0) | {"minutes": minutes}
     judged_on = "validation split" if options.validation else "test images"
-    write(folder / table_name(options), f"{title}, {judged_on}, {STEPS} steps post-hoc", body, {"circumstances": made, "runs": found})
+    length = "whole fits" if options.table == "temperatures" else f"{STEPS} steps post-hoc"
+    write(folder / table_name(options), f"{title}, {judged_on}, {length}", body, {"circumstances": made, "runs": found})
 
 
 def row(options: argparse.Namespace, fits: Fits, variant: Variant) -> Row:

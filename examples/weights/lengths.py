@@ -24,9 +24,9 @@ AS_IT_IS = FlintConfig()
 AROUND = FlintConfig(interpreter=InterpreterConfig(attributes=AttributeNetworkConfig(merge_kernel_size=3)))
 MAPS = FlintConfig(interpreter=InterpreterConfig(decoder=DecoderConfig(channels=(16,), max_side=56)))
 WAYS: dict[str, tuple[FlintConfig, dict[str, Any]]] = {
-    "500 steps at 4e-3 (default)": (AS_IT_IS, {}),
-    "350 at 6e-3": (AS_IT_IS, {"max_steps": 350, "learning_rate": 6e-3}),
-    "300 at 4e-3": (AS_IT_IS, {"max_steps": 300}),
+    "350 steps at 6e-3 (default)": (AS_IT_IS, {}),
+    "500 at 4e-3": (AS_IT_IS, {"max_steps": 500, "learning_rate": 4e-3}),
+    "300 at 4e-3": (AS_IT_IS, {"max_steps": 300, "learning_rate": 4e-3}),
     "1,000 at 2e-3": (AS_IT_IS, {"max_steps": 1000, "learning_rate": 2e-3}),
     "2,000 at 2e-3": (AS_IT_IS, {"max_steps": 2000, "learning_rate": 2e-3}),
     "default, taps merged by a 3 × 3 kernel": (AROUND, {}),

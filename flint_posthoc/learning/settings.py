@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigurationError
 
-SMALL_IMAGES, PHOTOGRAPHS = (1000, 2e-3), (500, 4e-3)  # the fewest steps of an automatic length, and the learning rate
+SMALL_IMAGES, PHOTOGRAPHS = (1000, 2e-3), (350, 6e-3)  # the fewest steps of an automatic length, and the learning rate
 PASSES = 12  # over the data, unless it is small
 
 
@@ -19,10 +19,10 @@ class FitSettings:
     Attributes:
         epochs: passes over the data; excludes ``max_steps``.
         max_steps: optimiser steps, or "auto": twelve passes over the data, and never fewer than ``least_steps``.
-        least_steps: ``None``: 1000, and 500 for photographs, post-hoc.
+        least_steps: ``None``: 1000, and 350 for photographs, post-hoc.
         batch_size: of the learning loop, where activations are cached (else the loader's own); ``None``: 128, or 2J where that is more.
         learning_rate: AdamW's peak; it rises over the first steps and falls along a cosine, unless ``constant_learning_rate`` (the paper).
-            ``None``: 2e-3, and 4e-3 for photographs, post-hoc.
+            ``None``: 2e-3, and 6e-3 for photographs, post-hoc.
         weight_decay: of Ψ and d.  head_weight_decay: of h.
         revive_after: steps without a single activation after which an attribute is re-initialised; ``None``: never (the paper).
         seed: of initialisation and order.
