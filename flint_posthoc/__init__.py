@@ -12,8 +12,8 @@ from .errors import FlintError as FlintError
 from .errors import NotFitted as NotFitted
 from .evaluation.evaluation import Evaluation as Evaluation
 from .explainer import FlintExplainer as FlintExplainer
-from .interpretation.relevance import GlobalInterpretation as GlobalInterpretation
-from .interpretation.relevance import LocalInterpretation as LocalInterpretation
+from .interpretation.classes import GlobalInterpretation as GlobalInterpretation
+from .interpretation.local import LocalInterpretation as LocalInterpretation
 from .interpreter.attributes import AttributeNetworkConfig as AttributeNetworkConfig
 from .interpreter.decoder import DecoderConfig as DecoderConfig
 from .interpreter.interpreter import InterpreterConfig as InterpreterConfig

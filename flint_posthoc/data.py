@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,20 +31,17 @@ from .arrays import Images
 from .errors import (
     BatchFormatError,
     EmptyDataError,
-    FlintWarning,
     ImageShapeError,
-    LabelRangeError,
-    MissingLabelsError,
     NonFinitePixelsError,
 )
-from .loading import ALLOWED, changed_loader, collate, is_map_style, iterable, parts_of, readable
+from .labels import LABEL_POLICIES, Labels, warn_left_out
+from .loading import ALLOWED, changed_loader, collate, describe, is_map_style, iterable, parts_of, readable
 from .loading import Data as Data
 
 AUGMENTATION_SAMPLES = 8
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
-Labels: TypeAlias = Literal["optional", "counted", "required", "targets", "ignored"]
 
 
 @dataclass(frozen=True)
@@ -87,16 +82,11 @@ def batches(
             expected = (images.shape[1], images.shape[2], images.shape[3])
             checked = LABEL_POLICIES[labels](raw_labels, len(images), num_classes, place)
             if labels in ("counted", "optional") and checked is None and raw_labels is not None and not warned:
-                _warn_left_out(raw_labels, num_classes, place)
+                warn_left_out(raw_labels, num_classes, place)
                 warned = True
             yield Batch(images.to(device), None if checked is None else checked.to(device))
     if empty:
         raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
-
-
-def class_of(labels: Tensor) -> Tensor:
-    """The class (b,) that each image counts under: the label, or of a soft one the largest share."""
-    return labels if labels.dim() == 1 else labels.argmax(dim=1)
 
 
 def look_at(data: Data, image_shape: ImageShape, num_classes: int, labels: Labels = "optional") -> None:
@@ -213,21 +203,8 @@ def _unpack(item: Any, place: str) -> tuple[Tensor, Any]:
     """The images and the raw labels, if any, of one batch."""
     parts = parts_of(item)
     if parts is None or not isinstance(parts[0], Tensor):
-        raise BatchFormatError(f"{place} is a {_describe(item)}; expected {ALLOWED}")
+        raise BatchFormatError(f"{place} is a {describe(item)}; expected {ALLOWED}")
     return parts
-
-
-def _describe(item: Any) -> str:
-    """The type of ``item`` and of what is in it, for messages."""
-    if isinstance(item, Tensor | np.ndarray):
-        return f"{type(item).__name__} of {item.dtype} and shape {tuple(item.shape)}"
-    if isinstance(item, Mapping):
-        return type(item).__name__ + " of " + ", ".join(f"{key!r}: {type(item[key]).__name__}" for key in islice(item, 10))
-    if isinstance(item, list | tuple):
-        return (
-            f"{type(item).__name__} of {len(item)} ({', '.join(type(part).__name__ for part in item[:4])}{', …' if len(item) > 4 else ''})"
-        )
-    return type(item).__name__
 
 
 def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> Tensor:
@@ -251,82 +228,6 @@ def _checked_images(images: Tensor, expected: ImageShape | None, place: str) -> 
             f"{place}: {int((~finite).sum())} pixels in {spoilt} of {len(images)} images are NaN or infinite; expected finite pixels"
         )
     return images.float()
-
-
-def _optional_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
-    counted = _counted_labels(labels, count, num_classes, place)
-    return None if counted is None else class_of(counted)
-
-
-def _required_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor:
-    if labels is None:
-        raise MissingLabelsError(f"{place} has no labels, and they are needed here; expected (images, labels) or a dict with 'labels'")
-    classes = _integers(labels)
-    if classes is not None and tuple(classes.shape) == (count, 1):  # as a loss of one logit wants them
-        classes = classes[:, 0]
-    if classes is None or tuple(classes.shape) != (count,):
-        raise BatchFormatError(f"{place}: labels are {_describe(labels)}; expected one integer class an image, shape ({count},)")
-    outside = classes[(classes < 0) | (classes >= (num_classes or torch.iinfo(torch.int64).max))]
-    if len(outside):
-        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        seen = f"{len(outside)} of {count} labels, the first is {int(outside[0])}"
-        raise LabelRangeError(f"{place}: labels that are no class of the classifier ({seen}); expected {allowed}")
-    return classes
-
-
-def _targets(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
-    """Classes (b,) as int64, or shares (b, num_classes) as float32 whose rows are not negative and sum to 1."""
-    shares = labels if isinstance(labels, Tensor | np.ndarray) and labels.ndim == 2 and labels.shape[1] != 1 else None
-    if shares is None:
-        return _required_labels(labels, count, num_classes, place)
-    wide = torch.as_tensor(shares).float()
-    if tuple(wide.shape) != (count, num_classes) or bool((wide < 0).any()) or not bool(((wide.sum(dim=1) - 1).abs() < 1e-3).all()):
-        raise BatchFormatError(
-            f"{place}: soft labels are {_describe(labels)}; expected shape ({count}, {num_classes}), no negative share, rows that sum to 1"
-        )
-    return wide
-
-
-def _counted_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
-    """As ``_targets``, but ``None`` for rows that are no shares of the classes: other classes, or several labels an image."""
-    try:
-        return None if labels is None else _targets(labels, count, num_classes, place)
-    except BatchFormatError:
-        if getattr(labels, "ndim", 1) == 2 and len(labels) == count:
-            return None
-        raise
-
-
-def _warn_left_out(labels: Any, num_classes: int | None, place: str) -> None:
-    warnings.warn(
-        f"{place}: labels are {_describe(labels)} and no shares of {num_classes} classes; they are not looked at, and images count under "
-        "the class that the classifier gives them",
-        FlintWarning,
-        stacklevel=2,
-    )
-
-
-def _ignored_labels(labels: Any, count: int, num_classes: int | None, place: str) -> None:
-    return None
-
-
-LABEL_POLICIES: dict[str, Callable[[Any, int, int | None, str], Tensor | None]] = {
-    "optional": _optional_labels,
-    "counted": _counted_labels,
-    "required": _required_labels,
-    "targets": _targets,
-    "ignored": _ignored_labels,
-}
-
-
-def _integers(labels: Any) -> Tensor | None:
-    """Labels as int64, ``None`` where they are no whole numbers. Losses of one logit want them as floats."""
-    if isinstance(labels, list | tuple) and not all(isinstance(label, int | float | np.number | Tensor) for label in labels):
-        return None
-    tensor = torch.as_tensor(labels) if isinstance(labels, Tensor | np.ndarray | list | tuple) else None
-    if tensor is None or tensor.is_complex() or (tensor.is_floating_point() and not bool((tensor == tensor.round()).all())):
-        return None
-    return tensor.long()
 
 
 def _item_sampler(loader: DataLoader[Any]) -> Sampler[Any] | Iterable[Any] | None:

@@ -30,11 +30,12 @@ from .learning.batches import Preparation
 from .learning.caching.cache import ActivationCache
 from .learning.caching.folder import temporary_folder
 from .learning.caching.layout import bytes_per_image
-from .learning.fitting import FitRequest, fit, learning_mode, new_interpreter, preparation_for
+from .learning.fitting import fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
 from .learning.keeping import Reading, disk_to_fill, memory_to_fill, own_images, warned_of_augmentation
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
+from .learning.request import FitRequest
 from .learning.schedule import LossSchedule
 from .memory import said_in_words
 from .processes import alone, from_main, is_main, together

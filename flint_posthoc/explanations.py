@@ -22,10 +22,11 @@ from .evaluation.trust import learn_trust
 from .interpretation.ascent import MaximizationSettings
 from .interpretation.attribution import Attribution, AttributionSettings, SanityCheck, attribute_pixels, check_sanity
 from .interpretation.cards import PairCard, draw_cards
+from .interpretation.classes import GlobalInterpretation, interpret_globally
 from .interpretation.contrast import Contrast, contrast
 from .interpretation.exemplars import Exemplars, PairLike, find_exemplars
+from .interpretation.local import LocalInterpretation, interpret_locally
 from .interpretation.maximization import Maximization, maximize
-from .interpretation.relevance import GlobalInterpretation, LocalInterpretation, interpret_globally, interpret_locally
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.standalone import InterpreterClassifier
 from .processes import alone

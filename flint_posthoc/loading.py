@@ -110,3 +110,16 @@ def parts_of(item: Any) -> tuple[Any, Any] | None:
 
 def _first_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     return next((item[key] for key in keys if key in item), None)
+
+
+def describe(item: Any) -> str:
+    """The type of ``item`` and of what is in it, for messages."""
+    if isinstance(item, Tensor | np.ndarray):
+        return f"{type(item).__name__} of {item.dtype} and shape {tuple(item.shape)}"
+    if isinstance(item, Mapping):
+        return type(item).__name__ + " of " + ", ".join(f"{key!r}: {type(item[key]).__name__}" for key in islice(item, 10))
+    if isinstance(item, list | tuple):
+        return (
+            f"{type(item).__name__} of {len(item)} ({', '.join(type(part).__name__ for part in item[:4])}{', …' if len(item) > 4 else ''})"
+        )
+    return type(item).__name__

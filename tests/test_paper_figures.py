@@ -22,7 +22,7 @@ from examples.paper.tasks import TASKS, Task  # noqa: E402
 from flint_posthoc import FlintConfig, LossWeights, Normalization  # noqa: E402
 from flint_posthoc.charts import sample_heatmap  # noqa: E402
 from flint_posthoc.figures import NEGATIVE, Captioned, captioned_rows  # noqa: E402
-from flint_posthoc.interpretation.relevance import ClassAttributePair  # noqa: E402
+from flint_posthoc.interpretation.classes import ClassAttributePair  # noqa: E402
 from flint_posthoc.learning.settings import FitSettings  # noqa: E402
 
 STEPS = 60  # of the fits

@@ -31,8 +31,9 @@ from flint_posthoc.evaluation.disagreement import Judged, judge
 from flint_posthoc.evaluation.trust import learn_trust, outlying
 from flint_posthoc.evaluation.words import percent
 from flint_posthoc.figures import Captioned, Figure, captioned_rows, relevance_heatmap, shorten
+from flint_posthoc.interpretation.classes import ClassAttributePair, GlobalInterpretation
+from flint_posthoc.interpretation.local import LocalInterpretation
 from flint_posthoc.interpretation.maximization import Maximization
-from flint_posthoc.interpretation.relevance import ClassAttributePair, GlobalInterpretation, LocalInterpretation
 
 WORDS = {"joint": "learnt by design", "post-hoc": "interpreted post-hoc"}
 SAMPLED = 5000  # training images that relevance and the strongest images are looked for in

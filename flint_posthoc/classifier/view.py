@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Activations, Images, Logits, PerImageFlag
-from ..data import Labels
 from ..errors import ClassifierOutputError, ClassSelectionError, DevicePlacementError
+from ..labels import Labels
 from ..precision import autocast
 from .adapter import ModelAdapter, OutputKind, TapLayout
 from .taps import TappedClassifier, frozen, tapped

@@ -14,7 +14,8 @@ from ..arrays import Images
 from ..evaluation.evaluation import Evaluation
 from ..explainer import FlintExplainer
 from ..figures import ExplainedImage, Figure, explained_images, picture_rows, save, strips
-from ..interpretation.relevance import GlobalInterpretation, LocalInterpretation
+from ..interpretation.classes import GlobalInterpretation
+from ..interpretation.local import LocalInterpretation
 
 MEANINGS = (
     ("overview.png", "three explanations, and the images on which their attributes are strongest"),

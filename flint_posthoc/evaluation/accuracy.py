@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from ..arrays import Logits
-from ..data import Data, class_of
+from ..data import Data
 from ..errors import ClassifierOutputError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
+from ..labels import class_of
 from .estimates import LEVEL, Interval, paired_interval, sign_test
 from .rivals import rival
 from .words import percent, plain

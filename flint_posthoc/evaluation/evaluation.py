@@ -14,7 +14,7 @@ from ..arrays import Attributes, ClassIndex, Logits, PerImageFlag, Weight
 from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import EmptyDataError
-from ..interpretation.relevance import class_relevance_sums
+from ..interpretation.classes import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import (
     AttributeMoments,

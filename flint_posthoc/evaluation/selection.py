@@ -18,8 +18,9 @@ from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..learning.batches import LearningBatch
 from ..learning.caching.cache import ActivationCache
-from ..learning.fitting import FitRequest, fit, learning_mode
+from ..learning.fitting import fit, learning_mode
 from ..learning.presets import FlintConfig
+from ..learning.request import FitRequest
 from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude
 from .words import number, percent, plain, table
 

@@ -20,7 +20,7 @@ from ..classifier.view import OpenView
 from ..data import Data
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
 from ..figures import Figure
-from ..interpretation.relevance import class_relevance_sums
+from ..interpretation.classes import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import AttributeMoments, attribute_moments, pearson
 from ..memory import Halving, at_once

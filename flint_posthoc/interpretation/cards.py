@@ -18,10 +18,10 @@ from ..figures import Figure, as_arrays, as_html, pair_card
 from ..interpreter.fitted import FittedInterpreter
 from .ascent import MaximizationSettings, preset_for
 from .attribution import AttributionSettings, attribute_pixels
+from .classes import ClassAttributePair
 from .contrast import contrast
 from .exemplars import Exemplar, Exemplars, PairLike, find_exemplars
 from .maximization import maximize
-from .relevance import ClassAttributePair
 
 DEFAULT_ATTRIBUTION = AttributionSettings()
 Progress = Callable[[int], None]  # told how many more pictures were drawn

@@ -18,7 +18,7 @@ from ..figures import Figure, as_arrays, strips
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..processes import gather, rank, size, together
 from ..splitting import own_part
-from .relevance import ClassAttributePair
+from .classes import ClassAttributePair
 
 PairLike: TypeAlias = ClassAttributePair | tuple[int, int]  # (attribute, class index)
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, OpenView
-from ..data import Batch, Data, Labels, batches, look_at
+from ..data import Batch, Data, batches, look_at
 from ..errors import ConfigurationError, NonFiniteResultError
+from ..labels import Labels
 from ..memory import Halving, at_once
 from ..precision import autocast
 from ..splitting import Part

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..arrays import Activations, Images, Logits
 from ..classifier.view import ClassifierView, OpenView, ViewPass
-from ..data import Batch, Data, Labels, batches, class_of
+from ..data import Batch, Data, batches
 from ..errors import EmptyDataError
+from ..labels import Labels, class_of
 from ..measures import area_resize
 from ..memory import Halving, at_once
 from ..processes import gather, size, sum_

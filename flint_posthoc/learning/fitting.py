@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,63 +14,25 @@ from torch import nn
 from ..classifier.preflight import PROBABILITIES
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
-from ..data import Data, augments, is_one_shot, seed_global_states, shuffles
-from ..errors import ClassifierOutputError, ConfigurationError, EmptyDataError, FlintWarning
+from ..data import augments, is_one_shot, seed_global_states
+from ..errors import ClassifierOutputError, ConfigurationError
 from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
-from ..precision import PRECISIONS, autocast, lowered
-from ..processes import gather, gather_rows, in_step, is_main, require_same, size
-from ..splitting import num_batches, own_part
+from ..precision import autocast, lowered
+from ..processes import is_main, require_same
 from ..storage import fingerprint
-from .batches import LearningBatch, LiveBatches, Preparation, Survey
-from .caching.cache import ActivationCache, CachedBatches
+from .batches import LearningBatch, Preparation, Survey
+from .caching.cache import CachedBatches
 from .checkpoint import FitCheckpoint, alone_in
 from .history import AccuracyAccount, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts
-from .keeping import CACHES, Reading, held, kept
 from .learner import Learner
 from .presets import FlintConfig
+from .request import FitRequest
+from .sources import initial_activations, reading_of, source_of, validation_of, warn_small_batches, warn_unshuffled
 from .trainer import BatchSource, Trainer
 
 REFINE_RATE = 0.5  # of the learning rate, once f is done: at the full one g forgets what it had
-INITIAL_IMAGES = 1024  # that the data-dependent initialisation looks at, at most
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What ``FlintExplainer.fit`` was asked, checked.
-
-    Attributes:
-        data: to be read in later epochs, where nothing is cached.  first_pass: the same data, begun.
-        cache: "auto", "memory", "disk", "off", or an ``ActivationCache`` that was built before.
-        checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
-        joint: whether f learns too.  start: an interpreter to begin with.
-        precision: of f's pass and of learning from it: "float32", "bfloat16", or "auto" (bfloat16 for photographs, where it pays).
-    """
-
-    data: Data
-    first_pass: Iterable[Any]
-    validation: Data | None = None
-    cache: str | ActivationCache = "auto"
-    checkpoint_dir: str | Path | None = None
-    resume: bool = False
-    progress: bool = True
-    joint: bool = False
-    start: Interpreter | None = None
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.cache, ActivationCache) and self.cache not in CACHES:
-            raise ConfigurationError(f"cache must be one of {sorted(CACHES)} or an ActivationCache, got {self.cache!r}")
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
-        if self.joint and size() > 1:
-            raise ConfigurationError(
-                f"joint=True trains the classifier, which {size()} processes do not share here; fit in one process, or train it first "
-                "(DistributedDataParallel) and fit with joint=False"
-            )
-        if self.resume and self.checkpoint_dir is None:
-            raise ConfigurationError("resume=True needs checkpoint_dir, the folder that holds the checkpoint")
 
 
 class FitResult(NamedTuple):
@@ -113,12 +72,12 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
 def _post_hoc(
     interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
 ) -> tuple[FitHistory, Survey]:
-    with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
+    with source_of(preparation, request, config, interpreter.num_attributes) as (source, survey):
         learner = Learner(interpreter, source.components)
-        learner.module.initialize_from(_initial_activations(source))
+        learner.module.initialize_from(initial_activations(source))
         if preparation.bfloat16:
             learner.module.to(memory_format=torch.channels_last)
-        validation = _validation(preparation, request, learner.reads)
+        validation = validation_of(preparation, request, learner.reads)
         trainer = _trainer(learner.module, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
         history = trainer.fit(resume=request.resume)
         learner.finish()
@@ -144,9 +103,9 @@ def _by_design(
     if is_one_shot(request.data) or (request.validation is not None and is_one_shot(request.validation)):
         raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
     model, preparation = prepared.view.model, preparation._replace(labels="targets", max_channels=None)  # components change with f
-    survey = _reading(preparation, request).survey()
-    _warn_unshuffled(request.data)
-    _warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
+    survey = reading_of(preparation, request).survey()
+    warn_unshuffled(request.data)
+    warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
     source = JointBatches(preparation, request.data, config.joint, survey.batches)
     notes = _start(interpreter, source, request)
     judged = request.data if request.validation is None else request.validation
@@ -173,8 +132,8 @@ def _refine(
     cache = "off" if augments(request.data) else "auto"
     seed_global_states(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
     request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
-    with _source(preparation, request, config, interpreter.num_attributes) as (source, survey):
-        validation = _validation(preparation, request, lambda batch: batch)
+    with source_of(preparation, request, config, interpreter.num_attributes) as (source, survey):
+        validation = validation_of(preparation, request, lambda batch: batch)
         notes = () if settings.revive_after is None else _restart_silent(interpreter, source)
         trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
         history = _noted(trainer.fit(), source)
@@ -190,26 +149,8 @@ def _restart_silent(interpreter: Interpreter, source: BatchSource) -> tuple[str,
         fired |= (interpreter.explain(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
     if fired.all():
         return ()
-    interpreter.restart(~fired, _initial_activations(source))
+    interpreter.restart(~fired, initial_activations(source))
     return (f"{int((~fired).sum())} of {len(fired)} attributes had fallen silent while the classifier learnt, and were begun anew",)
-
-
-def _validation(
-    preparation: Preparation, request: FitRequest, reads: Callable[[LearningBatch], LearningBatch]
-) -> Iterable[LearningBatch] | None:
-    """What f says of this process's part of the validation data, as the learner ``reads`` it; kept where the memory has the room."""
-    if request.validation is None:
-        return None
-    part = own_part(request.validation)
-
-    def passes() -> Iterator[LearningBatch]:
-        found = iter(()) if part.empty else preparation.passes(part.data)
-        return (reads(batch)._replace(target=batch.target[:0]) for batch in found)  # judging redraws nothing
-
-    found = held(passes(), at_any_price=is_one_shot(request.validation))
-    if not any(gather(found is None or len(found))):
-        raise EmptyDataError("the validation data holds no images")
-    return FreshPasses(passes) if found is None else found
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:
@@ -217,7 +158,7 @@ def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) 
     if request.start is not None and request.start.config == interpreter.config and _sizes(request.start) == _sizes(interpreter):
         interpreter.load_state_dict(request.start.state_dict())
         return ("the interpreter started from an earlier fit of this explainer",)
-    interpreter.initialize_from(_initial_activations(source))
+    interpreter.initialize_from(initial_activations(source))
     return ()
 
 
@@ -274,66 +215,6 @@ def preparation_for(
     components = network.config.max_channels if network.config.learns_components else None
     resolution = interpreter.decoder.resolution
     return Preparation(prepared.view, network.reduced, resolution, prepared.image_shape, device, max_channels=components, bfloat16=bfloat16)
-
-
-def _initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:
-    """The first mini-batches of the order before the first epoch, enough of them to standardise by."""
-    parts: list[tuple[torch.Tensor, ...]] = []
-    for batch, _ in in_step(source.epoch(-1), LearningBatch.images, LearningBatch.none):
-        parts.append(tuple(gather_rows(maps.float()) for maps in batch.activations))
-        if sum(len(part[0]) for part in parts) >= INITIAL_IMAGES:
-            break
-    return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
-
-
-@contextlib.contextmanager
-def _source(
-    preparation: Preparation, request: FitRequest, config: FlintConfig, num_attributes: int
-) -> Iterator[tuple[CachedBatches | LiveBatches, Survey]]:
-    """Mini-batches for as long as this lasts, and what one pass told of the data."""
-    batch_size, reading = config.settings.batch_for(num_attributes), _reading(preparation, request)
-    with kept(request.cache, reading) as cache:
-        if cache is None:
-            _warn_unshuffled(request.data)
-            survey = reading.survey()
-            per_epoch = _live_steps(request.data, survey)
-            survey = survey.over_all()
-            _warn_small_batches(survey.images // per_epoch, num_attributes)
-            yield LiveBatches(preparation, request.data, per_epoch), survey
-            return
-        cache.check(preparation)
-        _warn_small_batches(min(batch_size, len(cache)), num_attributes)
-        narrow, bfloat16 = preparation.max_channels is not None, preparation.bfloat16
-        seed, device = config.settings.seed, preparation.device
-        yield CachedBatches(cache, batch_size, seed, device, in_components=narrow, bfloat16=bfloat16), cache.survey()
-
-
-def _live_steps(data: Data, survey: Survey) -> int:
-    """Mini-batches of one pass, each shared by all processes."""
-    return survey.batches if size() == 1 else num_batches(data) or max(gather(survey.batches))
-
-
-def _reading(preparation: Preparation, request: FitRequest) -> Reading:
-    return Reading(preparation, request.data, request.first_pass, request.progress)
-
-
-def _warn_small_batches(batch_size: int, num_attributes: int) -> None:
-    if batch_size < 2 * num_attributes:
-        consequence = "at batch size 1 the entropies cancel" if batch_size == 1 else "the diversity entropy sees too few images a batch"
-        warnings.warn(
-            f"mini-batches of {batch_size} for {num_attributes} attributes: {consequence}; use at least {2 * num_attributes}",
-            FlintWarning,
-            stacklevel=2,
-        )
-
-
-def _warn_unshuffled(data: Data) -> None:
-    if shuffles(data) is False:
-        warnings.warn(
-            "the data is read in the same order in every epoch; shuffle it, or the diversity entropy sees one class at a time",
-            FlintWarning,
-            stacklevel=2,
-        )
 
 
 def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, survey: Survey, joint: bool) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..arrays import Images, Logits, Scalar
 from ..classifier.adapter import OutputKind
 from ..classifier.view import OpenView, ViewPass
-from ..data import Batch, Data, class_of
+from ..data import Batch, Data
 from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError, TrainingDivergedError
+from ..labels import class_of
 from ..memory import Halving, at_once
 from .batches import LearningBatch, Preparation
 

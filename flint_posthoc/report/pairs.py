@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..interpretation.cards import PairCard
-from ..interpretation.relevance import ClassAttributePair
+from ..interpretation.classes import ClassAttributePair
 from .charts import Bar, bar
 from .names import Name, activation, counted, pair_anchor, signed, symbol
 from .pictures import Picture, PictureBook, as_image, heat_over, signed_picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..interpretation.relevance import ClassAttributePair
+from ..interpretation.classes import ClassAttributePair
 from .charts import HistogramChart, histogram_chart
 from .content import ReportContent
 from .heatmap import Selection

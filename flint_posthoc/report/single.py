@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..interpretation.relevance import AttributeRelevance, LocalInterpretation
+from ..interpretation.local import AttributeRelevance, LocalInterpretation
 from .charts import Bar, bar
 from .content import ReportContent
 from .heatmap import Selection

@@ -10,7 +10,8 @@ import torch
 
 from ..data import Data
 from ..evaluation.evaluation import Evaluation, EvaluationSums, batch_sums, conclude
-from ..interpretation.relevance import GlobalInterpretation, GlobalReading, LocalInterpretation, interpret_locally
+from ..interpretation.classes import GlobalInterpretation, GlobalReading
+from ..interpretation.local import LocalInterpretation, interpret_locally
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from .histogram import ActivationHistogram, HistogramReading
 from .sampling import ImageSampler, SampledImage

@@ -16,7 +16,7 @@ from ..data import Data, is_one_shot, num_images
 from ..errors import ArtifactError, ConfigurationError, DataError, FlintError, FlintWarning
 from ..interpretation.attribution.settings import AttributionSettings
 from ..interpretation.cards import PairCard, draw_cards
-from ..interpretation.relevance import ClassAttributePair
+from ..interpretation.classes import ClassAttributePair
 from ..interpreter.fitted import FittedInterpreter
 from ..storage import StrPath, write_bytes
 from .content import Limits, ReportContent, subject_of

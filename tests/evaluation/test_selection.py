@@ -20,7 +20,8 @@ from flint_posthoc.evaluation.evaluation import Evaluation
 from flint_posthoc.evaluation.selection import Selection, SizeScore, folds_of, recommend, sweep_sizes
 from flint_posthoc.learning import keeping
 from flint_posthoc.learning.caching.cache import ActivationCache
-from flint_posthoc.learning.fitting import FitRequest, fit
+from flint_posthoc.learning.fitting import fit
+from flint_posthoc.learning.request import FitRequest
 
 CONFIG = dataclasses.replace(small.CONFIG, settings=dataclasses.replace(small.CONFIG.settings, max_steps=6, batch_size=12))
 PLAIN = Normalization((0.0, 0.0), (1.0, 1.0))

@@ -11,7 +11,7 @@ from flint_posthoc.errors import AttributionError, ConfigurationError, FlintWarn
 from flint_posthoc.interpretation import cards as cards_module
 from flint_posthoc.interpretation.ascent import GREY, Stage
 from flint_posthoc.interpretation.cards import draw_cards
-from flint_posthoc.interpretation.relevance import ClassAttributePair
+from flint_posthoc.interpretation.classes import ClassAttributePair
 
 QUICK = replace(GREY, stages=(Stage(5, 2.0, 1.0, 0.0),), batch_size=2)
 PAIRS = [ClassAttributePair(j, c, r) for j, c, r in ((0, 0, 0.3), (1, 1, 0.9), (2, 2, -0.95), (0, 3, 0.5), (1, 0, 0.2))]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flint_posthoc.errors import ConfigurationError, MissingLabelsError
+from flint_posthoc.interpretation.classes import ClassAttributePair
 from flint_posthoc.interpretation.exemplars import ExemplarSearch, find_exemplars
-from flint_posthoc.interpretation.relevance import ClassAttributePair
 
 PAIRS = [(attribute, class_index) for attribute in range(3) for class_index in range(small.CLASSES)]
 

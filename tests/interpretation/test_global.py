@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
-from flint_posthoc.interpretation.relevance import GlobalInterpretation, GlobalReading
+from flint_posthoc.interpretation.classes import GlobalInterpretation, GlobalReading
 from flint_posthoc.interpretation.reservoir import RelevanceReservoir
 
 NAN = math.nan

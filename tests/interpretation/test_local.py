@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ClassSelectionError
-from flint_posthoc.interpretation.relevance import LocalInterpretation
+from flint_posthoc.interpretation.local import LocalInterpretation
 
 
 @pytest.fixture(scope="module")

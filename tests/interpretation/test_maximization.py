@@ -312,7 +312,9 @@ def test_figure(explain, without_pyplot) -> None:
     assert len(maximize(explain.fitted, small.images(9), 0, settings=SHORT).plot().axes) == 32
 
 
-@pytest.mark.parametrize(("known", "pays"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)])
+@pytest.mark.parametrize(
+    ("known", "pays"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)]
+)
 def test_bfloat16_pays_on_processors_that_multiply_it(known: dict[str, bool], pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     assert precision.bfloat16_pays(torch.device("cpu")) is pays

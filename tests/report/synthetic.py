@@ -10,8 +10,9 @@ from torch import Tensor
 
 from flint_posthoc.evaluation.evaluation import TAUS, Evaluation
 from flint_posthoc.interpretation.cards import AttributionMap, ContrastPictures, DrawnPicture, PairCard
+from flint_posthoc.interpretation.classes import ClassAttributePair, GlobalInterpretation
 from flint_posthoc.interpretation.exemplars import Exemplar
-from flint_posthoc.interpretation.relevance import ClassAttributePair, GlobalInterpretation, LocalInterpretation
+from flint_posthoc.interpretation.local import LocalInterpretation
 from flint_posthoc.measures import relevance
 from flint_posthoc.report.content import Limits, ReportContent, Subject
 from flint_posthoc.report.histogram import HistogramReading
