@@ -1,4 +1,4 @@
-"""Charts of numbers: bars, curves, histograms, tables of counts. Pictures of images are in ``figures``, whose rules hold here too."""
+"""Charts of numbers: bars, curves, histograms, heat maps, tables of counts. Pictures of images are in ``figures``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from .figures import ACCENT, DIVERGING, NEGATIVE, NEUTRAL, POSITIVE, Figure, as_written, new_figure, relevance_scale, shorten
+from .canvas import (
+    ACCENT,
+    DIVERGING,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    Figure,
+    as_written,
+    new_figure,
+    relevance_scale,
+    shorten,
+    write_below,
+)
 
 COLOURS = (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#CC79A7", "#E69F00")
 LONG_LABEL = 44
@@ -124,4 +136,47 @@ def curves(
         axes.axvline(mark, color="black", linewidth=0.8, linestyle=":")
     figure.legend(fontsize=7, loc="outside right center", handlelength=3) if beside else axes.legend(fontsize=7)
     _plain_axes(axes, heading, axis, vertical)
+    return figure
+
+
+@as_written
+def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, heading: str, notes: Sequence[str] = ()) -> Figure:
+    """The class-attribute matrix r_{j,c} (J, C), a row an attribute and a column a class; classes that were never predicted are hatched."""
+    num_attributes, num_classes = relevance.shape
+    figure = new_figure(min(24, 0.42 * num_classes + 3), min(30, 0.2 * num_attributes + 2.2))
+    axes = figure.subplots()
+    axes.set_facecolor("#D9D9D9")
+    axes.patch.set_hatch("///")
+    image = axes.imshow(np.ma.masked_invalid(relevance), cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    step = max(1, math.ceil(num_classes / 60))
+    names = [shorten(name, 18) for name in class_names[::step]]
+    short = max(map(len, names), default=0) <= 4
+    axes.set_xticks(range(0, num_classes, step), names, fontsize=8, rotation=0 if short else 60, ha="center" if short else "right")
+    step = max(1, math.ceil(num_attributes / 130))
+    axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in range(0, num_attributes, step)], fontsize=7)
+    relevance_scale(figure, axes, image, "mean relevance r")
+    axes.set_title(heading, fontsize=9)
+    write_below(figure, notes, 60)
+    return figure
+
+
+@as_written
+def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """One small line plot a series over epochs; ``validation`` adds a second line to the series of the same name."""
+    columns = 3
+    rows = max(1, math.ceil(len(series) / columns))
+    figure = new_figure(3 * columns, 2.1 * rows)
+    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes, (name, values) in zip(grid, series.items(), strict=False):
+        axes.plot(range(len(values)), values, color=POSITIVE, marker="o" if len(values) < 3 else "", label="training")
+        other = (validation or {}).get(name, [])
+        if any(math.isfinite(value) for value in other):
+            axes.plot(range(len(other)), other, color=NEGATIVE, label="validation")
+            axes.legend(fontsize=7)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(series) :]:
+        axes.set_axis_off()
     return figure

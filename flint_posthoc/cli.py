@@ -20,9 +20,9 @@ import torch
 from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
+from .canvas import save as save_figure
 from .errors import ConfigurationError, DataError, FlintError
 from .explainer import FlintExplainer
-from .figures import save as save_figure
 from .learning.losses import LossWeights
 from .sources.options import LISTS, ClassifierOptions, LoadingOptions, ReadingOptions, SavedOptions
 from .sources.pictures import ImageForm, ReadablePictures, open_data, open_picture

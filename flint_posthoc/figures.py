@@ -1,81 +1,29 @@
-"""Draws arrays with matplotlib, which is imported when a picture is asked for. Knows no other room: everything arrives as lists and arrays.
-
-Figures are made without pyplot, so that no global state, window or backend is touched. Colours are Okabe and Ito's, safe for
-colour-blind readers.
-"""
+"""Pictures of images, alone and beside bars, maps and words. Charts of numbers are in ``charts``."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Figure
-else:
-    Figure = Any
-
-Arguments = ParamSpec("Arguments")
-
-POSITIVE, NEGATIVE, NEUTRAL, ACCENT = "#0072B2", "#D55E00", "#8A8A8A", "#009E73"
-DIVERGING = "RdBu"  # blue is positive, as in the bars
-MAX_LABEL = 28
-LEAST_WIDTH = 4.5  # inches of a figure with a heading
-
-
-def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """An empty figure of ``width`` × ``height`` inches; without a ``layout`` its parts are placed by hand."""
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-    return MatplotlibFigure(figsize=(width, height), layout=layout)
-
-
-def as_written(make: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """A way to make figures in which words stay as they are: dollars in the name of a class are no mark-up."""
-
-    @wraps(make)
-    def made(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        from matplotlib.text import Text
-
-        figure = make(*args, **kwargs)
-        for text in figure.findobj(Text):
-            if "$" in text.get_text():
-                text.set_parse_math(False)
-        return figure
-
-    return made
-
-
-def shorten(text: str, limit: int = MAX_LABEL) -> str:
-    """``text`` on one line of at most ``limit`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def as_picture(pixels: np.ndarray) -> np.ndarray:
-    """(channels, H, W) pixels in [0, 1] as matplotlib wants them: (H, W) grey, (H, W, 3) colour; other channel counts show their mean."""
-    clipped = np.clip(np.asarray(pixels, dtype=np.float32), 0, 1)
-    return np.moveaxis(clipped, 0, -1) if clipped.shape[0] == 3 else clipped.mean(axis=0)
-
-
-def as_arrays(images: Iterable[Any]) -> list[np.ndarray]:
-    """Each of a stack of tensors as an array."""
-    return [image.detach().cpu().numpy() for image in images]
-
-
-def show_image(axes: Any, pixels: np.ndarray, title: str = "") -> None:
-    """One image without ticks."""
-    axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=9)
+from .canvas import (
+    LEAST_WIDTH,
+    NEGATIVE,
+    POSITIVE,
+    Figure,
+    as_picture,
+    as_written,
+    new_figure,
+    shorten,
+    show_heat,
+    show_image,
+    unit_heat,
+    write_above,
+    write_below,
+)
 
 
 def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[float], title: str = "") -> None:
@@ -104,67 +52,6 @@ def local_interpretation(
     relevance_bars(right, attributes, relevance)
     figure.suptitle("\n".join([heading, *said]), fontsize=9, color=NEGATIVE if warning else "black")
     write_below(figure, notes, 100)
-    return figure
-
-
-def write_above(figure: Figure, heading: str, width: float) -> None:
-    """``heading`` over a figure of ``width`` inches, on as many lines as it takes."""
-    figure.suptitle(textwrap.fill(heading, round(width * 12)), fontsize=10)
-
-
-def write_below(figure: Figure, notes: Sequence[str], width: int) -> None:
-    """What else a reader has to know, in small letters and lines of at most ``width``."""
-    if notes:
-        figure.supxlabel("\n".join(line for note in notes for line in textwrap.wrap(f"note: {note}", width)), fontsize=6.5)
-
-
-@as_written
-def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, heading: str, notes: Sequence[str] = ()) -> Figure:
-    """The class-attribute matrix r_{j,c} (J, C), a row an attribute and a column a class; classes that were never predicted are hatched."""
-    num_attributes, num_classes = relevance.shape
-    figure = new_figure(min(24, 0.42 * num_classes + 3), min(30, 0.2 * num_attributes + 2.2))
-    axes = figure.subplots()
-    axes.set_facecolor("#D9D9D9")
-    axes.patch.set_hatch("///")
-    image = axes.imshow(np.ma.masked_invalid(relevance), cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    step = max(1, math.ceil(num_classes / 60))
-    names = [shorten(name, 18) for name in class_names[::step]]
-    short = max(map(len, names), default=0) <= 4
-    axes.set_xticks(range(0, num_classes, step), names, fontsize=8, rotation=0 if short else 60, ha="center" if short else "right")
-    step = max(1, math.ceil(num_attributes / 130))
-    axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in range(0, num_attributes, step)], fontsize=7)
-    relevance_scale(figure, axes, image, "mean relevance r")
-    axes.set_title(heading, fontsize=9)
-    write_below(figure, notes, 60)
-    return figure
-
-
-def relevance_scale(figure: Figure, axes: Any, image: Any, label: str) -> None:
-    """What the colours of ``image`` mean, beside it."""
-    scale = figure.colorbar(image, ax=axes, shrink=0.8)
-    scale.set_label(label, fontsize=8)
-    scale.ax.tick_params(labelsize=7)
-
-
-@as_written
-def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None = None) -> Figure:
-    """One small line plot a series over epochs; ``validation`` adds a second line to the series of the same name."""
-    columns = 3
-    rows = max(1, math.ceil(len(series) / columns))
-    figure = new_figure(3 * columns, 2.1 * rows)
-    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for axes, (name, values) in zip(grid, series.items(), strict=False):
-        axes.plot(range(len(values)), values, color=POSITIVE, marker="o" if len(values) < 3 else "", label="training")
-        other = (validation or {}).get(name, [])
-        if any(math.isfinite(value) for value in other):
-            axes.plot(range(len(other)), other, color=NEGATIVE, label="validation")
-            axes.legend(fontsize=7)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("epoch", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[len(series) :]:
-        axes.set_axis_off()
     return figure
 
 
@@ -208,13 +95,6 @@ def under_images(
         axes.title.set_fontsize(6)
     write_above(figure, heading, width)
     return figure
-
-
-def show_heat(axes: Any, heat: np.ndarray, title: str = "") -> None:
-    """A signed map (H, W) in [-1, 1]: blue speaks for, red against."""
-    axes.imshow(heat, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=9)
 
 
 @as_written
@@ -262,12 +142,6 @@ def pair_card(
         show_heat(grid[1, -1], unit_heat(pixels.sum(axis=0)), "it adds")
     figure.suptitle(shorten(heading, 90), fontsize=10)
     return figure
-
-
-def unit_heat(heat: np.ndarray) -> np.ndarray:
-    """``heat`` scaled so that its largest absolute value is 1; all zero stays so."""
-    peak = float(np.abs(heat).max(initial=0))
-    return heat / peak if peak > 0 else heat
 
 
 class ExplainedImage(NamedTuple):
@@ -367,23 +241,3 @@ def _strip(axes: Any, images: Sequence[np.ndarray], place: float) -> None:
     for column, pixels in enumerate(images):
         extent = (column + 0.04, column + 0.96, place + 0.46, place - 0.46)
         axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="antialiased", extent=extent)
-
-
-def as_html(figures: Sequence[Figure], text: str) -> str:
-    """For notebooks: ``text``, escaped, above the figures as inline pictures."""
-    pictures = "".join(f'<img style="max-width:100%" src="data:image/png;base64,{_base64(figure)}">' for figure in figures)
-    return f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>{pictures}'
-
-
-def _base64(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write ``figure`` as the kind that the suffix names (PNG, PDF, SVG) and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path

@@ -20,8 +20,9 @@ from examples.paper.datasets import DATASETS, Pictures  # noqa: E402
 from examples.paper.fits import Fits  # noqa: E402
 from examples.paper.tasks import TASKS, Task  # noqa: E402
 from flint_posthoc import FlintConfig, LossWeights, Normalization  # noqa: E402
+from flint_posthoc.canvas import NEGATIVE  # noqa: E402
 from flint_posthoc.charts import sample_heatmap  # noqa: E402
-from flint_posthoc.figures import NEGATIVE, Captioned, captioned_rows  # noqa: E402
+from flint_posthoc.figures import Captioned, captioned_rows  # noqa: E402
 from flint_posthoc.interpretation.classes import ClassAttributePair  # noqa: E402
 from flint_posthoc.learning.settings import FitSettings  # noqa: E402
 

@@ -30,8 +30,8 @@ from examples.paper.fits import Fits
 from examples.paper.tasks import Task
 from examples.results import circumstances, figures, text, write
 from flint_posthoc import FlintConfig, FlintExplainer, LossSchedule, LossWeights
+from flint_posthoc.canvas import save
 from flint_posthoc.charts import curves
-from flint_posthoc.figures import save
 from flint_posthoc.learning.settings import FitSettings
 
 Row = dict[str, Any]

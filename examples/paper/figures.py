@@ -26,11 +26,12 @@ from examples.paper.fits import Fits
 from examples.paper.questions import fit
 from examples.results import circumstances, some, write
 from flint_posthoc import FlintExplainer
-from flint_posthoc.charts import sample_heatmap
+from flint_posthoc.canvas import Figure, shorten
+from flint_posthoc.charts import relevance_heatmap, sample_heatmap
 from flint_posthoc.evaluation.disagreement import Judged, judge
 from flint_posthoc.evaluation.trust import learn_trust, outlying
 from flint_posthoc.evaluation.words import percent
-from flint_posthoc.figures import Captioned, Figure, captioned_rows, relevance_heatmap, shorten
+from flint_posthoc.figures import Captioned, captioned_rows
 from flint_posthoc.interpretation.classes import ClassAttributePair, GlobalInterpretation
 from flint_posthoc.interpretation.local import LocalInterpretation
 from flint_posthoc.interpretation.maximization import Maximization

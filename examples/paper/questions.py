@@ -18,7 +18,7 @@ from examples.paper.fidelity import MODES
 from examples.paper.fits import Fits
 from examples.results import circumstances, some, write
 from flint_posthoc import FlintExplainer
-from flint_posthoc.figures import Figure, save
+from flint_posthoc.canvas import Figure, save
 
 OUTSIDERS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist", "quickdraw": "mnist"}  # images of another kind and the same shape
 PROBED = 500  # test images that faithfulness intervenes on

@@ -21,7 +21,7 @@ from examples.fashion_mnist import task as fashion_mnist
 from examples.imagenette import task as imagenette
 from examples.results import arguments, circumstances, some, write
 from flint_posthoc import FlintExplainer
-from flint_posthoc.figures import save
+from flint_posthoc.canvas import save
 from flint_posthoc.interpretation.ascent import GREY, PAPER, PHOTOGRAPH, MaximizationSettings
 from flint_posthoc.interpretation.maximization import Maximization
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..arrays import Images
+from ..canvas import Figure, save
 from ..evaluation.evaluation import Evaluation
 from ..explainer import FlintExplainer
-from ..figures import ExplainedImage, Figure, explained_images, picture_rows, save, strips
+from ..figures import ExplainedImage, explained_images, picture_rows, strips
 from ..interpretation.classes import GlobalInterpretation
 from ..interpretation.local import LocalInterpretation
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Activations, Logits
+from ..canvas import Figure
 from ..charts import ranked_bars
 from ..data import Data, preserved_random_state
 from ..errors import ConfigurationError
-from ..figures import Figure
 from ..interpreter.attributes import AttributeNetwork
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import absolute_conciseness, area_resize, contributions, explained, relevance

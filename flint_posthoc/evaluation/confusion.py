@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..canvas import Figure
 from ..charts import count_matrix
 from ..data import Data
 from ..errors import EmptyDataError
-from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from .words import number, percent, plain, table
 

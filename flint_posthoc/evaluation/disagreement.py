@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arrays import PerImage, PerImageFlag
+from ..canvas import Figure
 from ..charts import histograms
 from ..data import Data, batches
-from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from .estimates import auroc
 from .gathering import UNLABELLED, labels_of

@@ -9,10 +9,10 @@ import torch
 from torch import Generator
 
 from ..arrays import Images, PerImage
+from ..canvas import Figure
 from ..charts import curves
 from ..data import Data, is_one_shot, preserved_random_state
 from ..errors import ConfigurationError, DataError
-from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import spearman
 from .ablation import Dictionary, GradientAblation, learn_atoms, learn_patterns

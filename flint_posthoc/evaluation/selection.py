@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..canvas import Figure
 from ..charts import curves
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.taps import no_trace
 from ..errors import ConfigurationError
-from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..learning.batches import LearningBatch
 from ..learning.caching.cache import ActivationCache

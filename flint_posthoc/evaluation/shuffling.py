@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..arrays import Attributes, Logits
+from ..canvas import Figure
 from ..charts import ranked_bars
 from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ConfigurationError
-from ..figures import Figure
 from ..interpreter.fitted import FittedInterpreter
 from .gathering import LIMIT, UNLABELLED, Gathered, Score, gather, mean_score, score
 from .words import percent, plain, table

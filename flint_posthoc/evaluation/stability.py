@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..canvas import Figure
 from ..charts import curves
 from ..classifier.adapter import TapLayout
 from ..classifier.view import OpenView
 from ..data import Data
 from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
-from ..figures import Figure
 from ..interpretation.classes import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import AttributeMoments, attribute_moments, pearson

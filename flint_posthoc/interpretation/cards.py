@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..canvas import Figure, as_arrays, as_html
 from ..data import Data
 from ..errors import AttributionError, FlintWarning
-from ..figures import Figure, as_arrays, as_html, pair_card
+from ..figures import pair_card
 from ..interpreter.fitted import FittedInterpreter
 from .ascent import MaximizationSettings, preset_for
 from .attribution import AttributionSettings, attribute_pixels

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..arrays import Attributes, Logits, Weight
+from ..canvas import Figure, as_html
+from ..charts import relevance_heatmap
 from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ConfigurationError
-from ..figures import Figure, as_html, relevance_heatmap
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import RelevanceSums, contributions, explained, global_relevance_sums, relevance
 from ..processes import rank, sum_, together

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..arrays import Images, PerImage, Reconstructions
-from ..figures import Figure, contrast_rows
+from ..canvas import Figure
+from ..figures import contrast_rows
 from ..interpreter.fitted import FittedInterpreter
 from .targets import attribute_of_each
 

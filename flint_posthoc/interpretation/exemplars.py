@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..arrays import Members
+from ..canvas import Figure, as_arrays
 from ..data import Data
 from ..errors import ConfigurationError, MissingLabelsError
-from ..figures import Figure, as_arrays, strips
+from ..figures import strips
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..processes import gather, rank, size, together
 from ..splitting import own_part

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, Members, PerImage, PerImageFlag, Relevance, Weight
+from ..canvas import Figure, as_html, shorten
 from ..classifier.adapter import OutputKind
 from ..errors import ClassSelectionError
-from ..figures import Figure, as_html, local_interpretation, shorten
+from ..figures import local_interpretation
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import bias_share, contributions, explained, relevance
 from ..memory import said_in_words

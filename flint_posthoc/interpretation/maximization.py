@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arrays import Attributes, Images, PerImage, PerImageFlag
+from ..canvas import Figure, as_arrays
 from ..classifier.adapter import Normalization
 from ..classifier.view import model_dtype
 from ..errors import ConfigurationError
-from ..figures import Figure, as_arrays, under_images
+from ..figures import under_images
 from ..interpreter.fitted import FittedInterpreter
 from ..memory import Halving
 from ..precision import autocast, lowered

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..figures import Figure, fit_history
+from ..canvas import Figure
+from ..charts import fit_history
 from ..storage import record
 
 

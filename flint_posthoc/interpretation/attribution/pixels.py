@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...arrays import Images, PerImageFlag
+from ...canvas import Figure, as_arrays, show_heat
 from ...errors import AttributionError
-from ...figures import Figure, as_arrays, show_heat, under_images
+from ...figures import under_images
 from ...interpreter.fitted import FittedInterpreter
 from ...interpreter.interpreter import Interpreter
 from .guidance import PixelPath
