@@ -485,6 +485,13 @@ def test_what_has_no_goal_is_shown_without_one() -> None:
     assert fidelity.shown("mnist", "fidelity", None) == "–"
 
 
+def test_recipes_are_kept_apart_and_the_tempered_one_changes_weights_alone() -> None:
+    assert len({fidelity.name_of_fit("joint", recipe) for recipe in fidelity.RECIPES}) == len(fidelity.RECIPES)
+    ours, tempered = (fidelity.RECIPES[recipe]("mnist") for recipe in ("ours", "tempered"))
+    assert ours == TASKS["mnist"].config() != tempered
+    assert dataclasses.replace(tempered, weights=ours.weights) == ours
+
+
 def judged(**figures: float) -> dict[str, Any]:
     """One run on 1,000 test images of which f has 900 right, and g 855 of those and 25 others."""
     known = {"classifier_accuracy": 0.9, "interpreter_accuracy": 0.88, "fidelity_on_correct": 0.95} | figures
