@@ -27,7 +27,6 @@ Arguments = ParamSpec("Arguments")
 POSITIVE, NEGATIVE, NEUTRAL, ACCENT = "#0072B2", "#D55E00", "#8A8A8A", "#009E73"
 DIVERGING = "RdBu"  # blue is positive, as in the bars
 MAX_LABEL = 28
-LEAST_WIDTH = 4.5  # inches of a figure with a heading
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
@@ -88,24 +87,11 @@ def write_below(figure: Figure, notes: Sequence[str], width: int) -> None:
         figure.supxlabel("\n".join(line for note in notes for line in textwrap.wrap(f"note: {note}", width)), fontsize=6.5)
 
 
-def relevance_scale(figure: Figure, axes: Any, image: Any, label: str) -> None:
-    """What the colours of ``image`` mean, beside it."""
-    scale = figure.colorbar(image, ax=axes, shrink=0.8)
-    scale.set_label(label, fontsize=8)
-    scale.ax.tick_params(labelsize=7)
-
-
 def show_heat(axes: Any, heat: np.ndarray, title: str = "") -> None:
     """A signed map (H, W) in [-1, 1]: blue speaks for, red against."""
     axes.imshow(heat, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
-
-
-def unit_heat(heat: np.ndarray) -> np.ndarray:
-    """``heat`` scaled so that its largest absolute value is 1; all zero stays so."""
-    peak = float(np.abs(heat).max(initial=0))
-    return heat / peak if peak > 0 else heat
 
 
 def as_html(figures: Sequence[Figure], text: str) -> str:

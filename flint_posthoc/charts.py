@@ -18,7 +18,6 @@ from .canvas import (
     Figure,
     as_written,
     new_figure,
-    relevance_scale,
     shorten,
     write_below,
 )
@@ -180,3 +179,10 @@ def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, 
     for axes in grid[len(series) :]:
         axes.set_axis_off()
     return figure
+
+
+def relevance_scale(figure: Figure, axes: Any, image: Any, label: str) -> None:
+    """What the colours of ``image`` mean, beside it."""
+    scale = figure.colorbar(image, ax=axes, shrink=0.8)
+    scale.set_label(label, fontsize=8)
+    scale.ax.tick_params(labelsize=7)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .canvas import (
-    LEAST_WIDTH,
     NEGATIVE,
     POSITIVE,
     Figure,
@@ -20,10 +19,11 @@ from .canvas import (
     shorten,
     show_heat,
     show_image,
-    unit_heat,
     write_above,
     write_below,
 )
+
+LEAST_WIDTH = 4.5  # inches of a figure with a heading
 
 
 def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[float], title: str = "") -> None:
@@ -241,3 +241,9 @@ def _strip(axes: Any, images: Sequence[np.ndarray], place: float) -> None:
     for column, pixels in enumerate(images):
         extent = (column + 0.04, column + 0.96, place + 0.46, place - 0.46)
         axes.imshow(as_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="antialiased", extent=extent)
+
+
+def unit_heat(heat: np.ndarray) -> np.ndarray:
+    """``heat`` scaled so that its largest absolute value is 1; all zero stays so."""
+    peak = float(np.abs(heat).max(initial=0))
+    return heat / peak if peak > 0 else heat

@@ -66,6 +66,7 @@ def _counted_labels(labels: Any, count: int, num_classes: int | None, place: str
 
 
 def warn_left_out(labels: Any, num_classes: int | None, place: str) -> None:
+    """Say that these are no labels of the classifier's classes."""
     warnings.warn(
         f"{place}: labels are {describe(labels)} and no shares of {num_classes} classes; they are not looked at, and images count under "
         "the class that the classifier gives them",

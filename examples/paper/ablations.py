@@ -165,14 +165,15 @@ def main(argv: list[str] | None = None) -> None:
     folder, found = options.results / options.table, {}
     for key in options.tasks:
         fits = fits_of(options, key)
-        found[key] = {variant.label: row(options, fits, variant) for variant in variants(fits.task) if variant.mode in options.modes}
+        tried = [variant for variant in variants(fits.task) if variant.mode in options.modes]
+        found[key] = {variant.label: row(options, fits, variant) for variant in tried}
         if options.table == "weights":
             draw_curves(folder / f"conciseness-{fits.key}.png", found[key])
     minutes = round(sum(run["minutes"] for runs in found.values() for run in runs.values()))
     body = "\n\n".join(section(key, runs) for key, runs in found.items())
     made = circumstances(started, seed=0) | {"minutes": minutes}
     judged_on = "validation split" if options.validation else "test images"
-    length = "whole fits" if options.table == "temperatures" else f"{STEPS} steps post-hoc"
+    length = "whole fits" if all(variant.whole or variant.mode == "joint" for variant in tried) else f"{STEPS} steps post-hoc"
     write(folder / table_name(options), f"{title}, {judged_on}, {length}", body, {"circumstances": made, "runs": found})
 
 
