@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -239,29 +237,6 @@ def load_trained_classifier(folder: str | Path, model: nn.Module) -> None:
         different = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         raise DamagedArtifactError(f"{path} does not fit this {type(model).__qualname__}: {', '.join(different[:5])} differ")
     model.load_state_dict(stored)
-
-
-def upload(saved: SavedExplainer, repo_id: str, private: bool, token: str | None) -> str:
-    """Bring the artefact to the Hugging Face hub and return its address."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        return str(api.upload_folder(repo_id=repo_id, folder_path=save(folder, saved)))
-
-
-def local_folder(folder: str | Path) -> Path:
-    """``folder``, or where a repository of that name has been brought from the Hugging Face hub. Raises ``NotAnArtifactError``."""
-    path = Path(folder)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return path
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder), allow_patterns=[JSON_NAME, TENSORS_NAME, CLASSIFIER_NAME]))
-    except (OSError, ValueError) as error:  # what the hub raises: no connection, no such repository
-        raise NotAnArtifactError(f"{folder} is no folder here, and no repository to be had from the Hugging Face hub: {error}") from error
 
 
 def _other_classifier(path: Path, stored: Mapping[str, str], model: nn.Module, identity: str) -> list[tuple[str, str]]:

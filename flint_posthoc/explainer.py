@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .arrays import Images
-from .artifact import SavedExplainer, load, load_trained_classifier, local_folder, save, upload
+from .artifact import SavedExplainer, load, load_trained_classifier, save
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, range_notes, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
@@ -24,6 +24,7 @@ from .errors import ClassifierOutputError, ConfigurationError, DevicePlacementEr
 from .evaluation.layer_choice import LayerComparison, compare_layers
 from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
 from .explanations import Explanations
+from .hub import local_folder, upload
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
 from .learning.batches import Preparation

@@ -245,7 +245,7 @@ class Targets:
     def _read_checkpoint(self, folder: Path) -> object:
         interpreter = copy.deepcopy(self._explain.interpreter).requires_grad_(True)
         trainer = Trainer(
-            interpreter, self._explain.fitted.view.kind, NoBatches(), settings=FitSettings(epochs=1),
+            interpreter, self._explain.fitted.view.kind, NoBatches(), settings=FitSettings(epochs=1, learning_rate=1e-3),
             weights=small.CONFIG.weights, schedule=LossSchedule(), show_progress=False,
         )  # fmt: skip
         return str(FitCheckpoint(folder, self._identity).restore(trainer.learnt, trainer.optimizer, trainer.silent_steps).history)

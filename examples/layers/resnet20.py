@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
 
+from examples.paper.datasets import Pictures, cifar10
 from flint_posthoc import Normalization
 
 NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -53,3 +56,15 @@ def classifier(data: Path) -> ResNet20:
     model = ResNet20()
     model.load_state_dict({name.removeprefix("module."): value for name, value in stored.items()})
     return model.eval()
+
+
+def pictures(data: Path) -> Pictures:
+    """CIFAR-10, normalised as this network expects."""
+    known = cifar10(data)
+    train, test = (_normalized(part, known.normalization) for part in (known.train, known.test))
+    return dataclasses.replace(known, normalization=NORMALIZATION, train=train, test=test)
+
+
+def _normalized(part: Dataset, otherwise: Normalization) -> TensorDataset:
+    images, labels = part.tensors  # type: ignore[attr-defined]
+    return TensorDataset(NORMALIZATION.normalize(otherwise.denormalize(images)), labels)

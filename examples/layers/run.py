@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from examples.fashion_mnist import task as fashion_mnist
 from examples.imagenette import task as imagenette
 from examples.layers import resnet20
-from examples.paper.datasets import cifar10
 from examples.results import arguments, circumstances, some, write
 from flint_posthoc import FlintExplainer
 
@@ -38,12 +37,6 @@ class Subject:
     explained: dict[str, Any]
 
 
-def _cifar10(data: Path) -> TensorDataset:
-    pictures = cifar10(data)
-    images, labels = pictures.train.tensors  # type: ignore[attr-defined]
-    return TensorDataset(resnet20.NORMALIZATION.normalize(pictures.normalization.denormalize(images)), labels)
-
-
 SUBJECTS = {
     "FashionMNIST": Subject(
         fashion_mnist.classifier,
@@ -57,7 +50,12 @@ SUBJECTS = {
         1_000,
         {"num_attributes": 64, "classes": imagenette.CLASSES, "class_names": imagenette.CLASS_NAMES},
     ),
-    "ResNet-20": Subject(resnet20.classifier, _cifar10, 5_000, {"num_attributes": 36, "normalization": resnet20.NORMALIZATION}),
+    "ResNet-20": Subject(
+        resnet20.classifier,
+        lambda data: resnet20.pictures(data).train,
+        5_000,
+        {"num_attributes": 36, "normalization": resnet20.NORMALIZATION},
+    ),
 }
 
 

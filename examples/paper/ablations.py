@@ -37,7 +37,8 @@ from flint_posthoc.learning.settings import FitSettings
 Row = dict[str, Any]
 STEPS = 1000  # of post-hoc fits, unless they are whole: enough to tell variants apart
 DEFAULT = LossWeights()
-ETAS, ZETAS = (0.0, DEFAULT.eta, 0.2, 0.5), (0.0, DEFAULT.zeta, 0.3)
+PLAIN = LossWeights(eta=0.05, temperature=1.0)  # what cells are named against: the defaults of photographs and by design
+ETAS, ZETAS = (0.0, 0.05, 0.2, 0.5), (0.0, DEFAULT.zeta, 0.3)
 FAITHFUL = {"temperature": 4.0, "beta": 0.25}  # for fidelity on f's errors
 COLUMNS = ("classifier_accuracy", "fidelity", "fidelity_on_errors", "relative_reconstruction_error", "cns_2", "cns_5", "not_alive")
 
@@ -61,12 +62,17 @@ class Variant:
     @property
     def folder(self) -> str:
         """Where it is kept; one fit may stand in several tables."""
-        changed = {name: value for name, value in self.weights.numbers().items() if value != getattr(DEFAULT, name)}
+        weights = self.weights_in_force()
+        changed = {name: value for name, value in weights.numbers().items() if value != getattr(PLAIN, name)}
         parts = [f"{name}{value:g}" for name, value in changed.items()] + ([f"J{self.num_attributes}"] if self.num_attributes else [])
-        parts += [] if self.weights.temperature == 1 else [f"temperature{self.weights.temperature:g}"]
+        parts += [] if weights.temperature == PLAIN.temperature else [f"temperature{weights.temperature:g}"]
         parts += [f"{name}{value:g}" for name, value in (*self.joint, *self.reading)] + ([] if self.schedule is None else ["schedule"])
         parts += ["whole"] if self.whole else []
         return "-".join([self.mode, "ablation", *parts])
+
+    def weights_in_force(self) -> LossWeights:
+        """With what the library chooses for these images where nothing is said."""
+        return FlintConfig(weights=self.weights).chosen(photographs=False, joint=self.mode == "joint").weights
 
     def config(self, task: Task) -> FlintConfig:
         """By design as long as BASE-f learns."""
@@ -119,15 +125,15 @@ def readings(task: Task) -> list[Variant]:
         Variant("as coarse taps are read: 8 × 8 places, a 3 × 3 kernel, 4 × 4 parts", reading=(("max_grid", 8),)),
         *(
             Variant(f"defaults, T {temperature:g}, β {beta:g}, η {eta:g}", weights=LossWeights(temperature=temperature, beta=beta, eta=eta))
-            for temperature, beta, eta in ((2.0, 2.0, DEFAULT.eta), (2.0, 2.0, 0.2), (4.0, 1.0, DEFAULT.eta), (4.0, 1.0, 0.2))
+            for temperature, beta, eta in ((2.0, 2.0, 0.05), (2.0, 2.0, 0.2), (4.0, 1.0, 0.05), (4.0, 1.0, 0.2))
         ),
     ]
 
 
 def temperatures(task: Task) -> list[Variant]:
-    """The temperature of L_of, with η, of fits as long as those of the fidelity tables."""
-    ways = ((1.0, 2.0, DEFAULT.eta), (2.0, 2.0, DEFAULT.eta), (2.0, 2.0, 0.1), (2.0, 2.0, 0.2), (4.0, 1.0, 0.2))
-    weights = {f"T {t:g}, β {beta:g}, η {eta:g}": LossWeights(temperature=t, beta=beta, eta=eta) for t, beta, eta in ways}
+    """The temperature of L_of, with η and γ, of fits as long as those of the fidelity tables."""
+    ways = ((1.0, 0.05, 1.0), (2.0, 0.05, 1.0), (2.0, 0.1, 1.0), (2.0, 0.2, 1.0), (2.0, 0.1, 2.0), (2.0, 0.2, 2.0))
+    weights = {f"T {t:g}, η {eta:g}, γ {gamma:g}": LossWeights(temperature=t, eta=eta, gamma=gamma) for t, eta, gamma in ways}
     post_hoc = [Variant(label, weights=chosen, whole=True) for label, chosen in weights.items()]
     return [*post_hoc, *(Variant(f"by design, {label}", "joint", chosen) for label, chosen in weights.items())]
 
@@ -179,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def row(options: argparse.Namespace, fits: Fits, variant: Variant) -> Row:
     """One variant, judged on test images; made where it is not there yet."""
-    settings = {"task": fits.task.key, "fit": variant.folder, "weights": variant.weights.numbers(), **quick(options)}
+    settings = {"task": fits.task.key, "fit": variant.folder, "weights": variant.weights_in_force().numbers(), **quick(options)}
     path = options.results / "ablations" / f"{fits.key}-{variant.folder}.json"
     return cell(path, settings, lambda: judged(fits, variant))
 

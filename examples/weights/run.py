@@ -1,4 +1,4 @@
-"""What each loss weight buys, on validation splits of two data sets: fidelity, conciseness, attributes in use, reconstruction.
+"""What each loss weight buys, on validation splits of three data sets: fidelity, conciseness, attributes in use, reconstruction.
 
 python -m examples.weights.run
 
@@ -15,6 +15,9 @@ from typing import Any
 
 from examples.fashion_mnist import task as fashion_mnist
 from examples.imagenette import task as imagenette
+from examples.layers import resnet20
+from examples.paper.datasets import batches
+from examples.paper.datasets import validation_split as every_sixth
 from examples.results import add_steps, arguments, circumstances, figures, summary, table, write
 from flint_posthoc import ActivationCache, FlintExplainer, LossWeights
 from flint_posthoc.learning.presets import FlintConfig
@@ -22,11 +25,14 @@ from flint_posthoc.learning.presets import FlintConfig
 HERE = Path(__file__).parent
 WEIGHTINGS = {
     "defaults": LossWeights(),
+    "T 1, η 0.05": LossWeights(temperature=1.0, eta=0.05),
+    "T 2, η 0.05": LossWeights(temperature=2.0, eta=0.05),
+    "T 2, η 0.2": LossWeights(temperature=2.0, eta=0.2),
     "β 1": LossWeights(beta=1.0),
     "β 4": LossWeights(beta=4.0),
     "ζ 0.3": LossWeights(zeta=0.3),
-    "η 0.2": LossWeights(eta=0.2),
     "γ 0.3": LossWeights(gamma=0.3),
+    "γ 2": LossWeights(gamma=2.0),
     "μ 2": LossWeights(mu=2.0),
 }
 
@@ -71,13 +77,20 @@ def judged(task: Task, weights: LossWeights, seeds: list[int]) -> list[dict[str,
 def fashion_mnist_task(data: Path, max_steps: str) -> Task:
     train, validation = fashion_mnist.validation_split(data)
     explain = FlintExplainer(fashion_mnist.classifier(data), layers=["conv2"], num_attributes=25, normalization=fashion_mnist.NORMALIZATION)
-    return Task("FashionMNIST, conv2", explain, explain.cache(train), train, validation, 1000 if max_steps == "auto" else int(max_steps))
+    return Task("FashionMNIST, conv2", explain, explain.cache(train), train, validation, _steps(max_steps, 1000))
+
+
+def cifar10_task(data: Path, max_steps: str) -> Task:
+    """The layers that are suggested."""
+    train, validation = map(batches, every_sixth(resnet20.pictures(data)))
+    explain = FlintExplainer(resnet20.classifier(data), num_attributes=36, normalization=resnet20.NORMALIZATION)
+    return Task("CIFAR-10 (JPEG), ResNet-20", explain, explain.cache(train), train, validation, _steps(max_steps, 1000))
 
 
 def imagenette_task(data: Path, max_steps: str) -> Task:
     train, validation = imagenette.validation_split(data)
     explain = imagenette_explainer(data, FlintConfig())
-    return Task("Imagenette, SqueezeNet", explain, explain.cache(train), train, validation, 400 if max_steps == "auto" else int(max_steps))
+    return Task("Imagenette, SqueezeNet", explain, explain.cache(train), train, validation, _steps(max_steps, 400))
 
 
 def imagenette_explainer(data: Path, config: FlintConfig) -> FlintExplainer:
@@ -86,7 +99,11 @@ def imagenette_explainer(data: Path, config: FlintConfig) -> FlintExplainer:
     return FlintExplainer(model, classes=imagenette.CLASSES, class_names=imagenette.CLASS_NAMES, num_attributes=64, config=config)
 
 
-TASKS = {"fashion_mnist": fashion_mnist_task, "imagenette": imagenette_task}
+def _steps(asked: str, ours: int) -> int:
+    return ours if asked == "auto" else int(asked)
+
+
+TASKS = {"fashion_mnist": fashion_mnist_task, "cifar10": cifar10_task, "imagenette": imagenette_task}
 
 
 if __name__ == "__main__":

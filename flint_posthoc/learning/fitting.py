@@ -57,8 +57,7 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     Raises:
         DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
     """
-    photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE and not request.joint
-    config = dataclasses.replace(config, settings=config.settings.chosen(photographs=photographs))
+    config = config.chosen(photographs=max(prepared.image_shape[1:]) > SMALL_IMAGE, joint=request.joint)
     seed_global_states(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)

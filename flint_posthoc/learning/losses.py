@@ -14,6 +14,7 @@ from ..classifier.adapter import OutputKind
 from ..errors import ConfigurationError
 from ..measures import reconstruction_error
 from ..processes import batch_mean
+from .defaults import known
 
 
 def entropy(values: Tensor) -> PerImage:
@@ -59,8 +60,9 @@ class LossWeights:
     Attributes:
         target: whose distribution L_of is measured against: "classifier" (H(p_f, p_g)) or "interpreter", the printed and degenerate order.
         reconstruction: "l2" or "l1" (the authors for CIFAR-10).
+        eta: ``None``: 0.2 for small images, 0.05 for photographs and by design.
         temperature: at which L_of compares p_f and p_g. Above 1 the unlikely classes count too: g follows f's errors better, with more
-            attributes an explanation (``docs/training.md``).
+            attributes an explanation (``docs/training.md``). ``None``: 2 for small images, 1 for photographs and by design.
     """
 
     beta: float = 2.0
@@ -68,16 +70,16 @@ class LossWeights:
     delta: float = 1.0
     zeta: float = 0.1
     mu: float = 1.2
-    eta: float = 0.05
+    eta: float | None = None
     target: str = "classifier"
     reconstruction: str = "l2"
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
-        negative = {name: value for name, value in self.numbers().items() if not value >= 0}
+        negative = {name: value for name, value in self.numbers().items() if value is not None and not value >= 0}
         if negative:
             raise ConfigurationError(f"loss weights must be numbers of at least 0, got {negative}")
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise ConfigurationError(f"temperature must be positive, got {self.temperature}")
         if self.target not in TARGETS or self.reconstruction not in RECONSTRUCTION_LOSSES:
             raise ConfigurationError(
@@ -85,8 +87,8 @@ class LossWeights:
                 f"got {self.target!r} and {self.reconstruction!r}"
             )
 
-    def numbers(self) -> dict[str, float]:
-        """The six weights by letter."""
+    def numbers(self) -> dict[str, float | None]:
+        """The six weights by letter; ``None`` where it is left to the kind of fit."""
         return {name: getattr(self, name) for name in LETTERS}
 
 
@@ -112,12 +114,12 @@ def interpretability_loss(
     target: Images,
 ) -> LossTerms:
     """L_int of one mini-batch, over all processes. Every term is computed in every step, with weight 0 before it starts."""
-    fidelity = TARGETS[weights.target](kind, classifier_logits, interpreter_logits, weights.temperature)
+    fidelity = TARGETS[weights.target](kind, classifier_logits, interpreter_logits, known(weights.temperature))
     error = RECONSTRUCTION_LOSSES[weights.reconstruction](reconstruction, target)
     columns = torch.column_stack([fidelity, error, entropy(attributes), attributes.abs().mean(dim=1), attributes])
     means = batch_mean(columns)
     (mean_fidelity, mean_error, concise, l1), diverse = means[:4], entropy(means[None, 4:]).mean()
-    penalty = weights.zeta * (concise - weights.mu * diverse) + weights.eta * l1
+    penalty = weights.zeta * (concise - weights.mu * diverse) + known(weights.eta) * l1
     total = weights.beta * mean_fidelity + weights.gamma * mean_error + weights.delta * penalty
     return LossTerms(total, mean_fidelity, mean_error, concise, diverse, l1)
 

@@ -12,9 +12,10 @@ from ..interpreter.attributes import AttributeNetworkConfig
 from ..interpreter.decoder import DecoderConfig
 from ..interpreter.interpreter import InterpreterConfig
 from ..storage import record
+from .defaults import BY_DESIGN, PHOTOGRAPHS, SMALL_IMAGES
 from .joint import JointSettings
 from .losses import LossWeights
-from .schedule import ALONE, BY_DESIGN, LossSchedule, step_at
+from .schedule import ALONE, TOGETHER, LossSchedule, step_at
 from .settings import FitSettings
 
 
@@ -34,9 +35,14 @@ class FlintConfig:
     schedule: LossSchedule | None = None
     joint: JointSettings = field(default_factory=JointSettings)
 
+    def chosen(self, *, photographs: bool, joint: bool) -> FlintConfig:
+        """With what is ours for such a fit in place of the ``None`` of ``settings`` and ``weights``."""
+        ours = BY_DESIGN if joint else PHOTOGRAPHS if photographs else SMALL_IMAGES
+        return dataclasses.replace(self, settings=ours.fill(self.settings), weights=ours.fill(self.weights))
+
     def schedule_of(self, *, joint: bool) -> LossSchedule:
         """``schedule``, or what stands for ``None``."""
-        return self.schedule or (BY_DESIGN if joint else ALONE)
+        return self.schedule or (TOGETHER if joint else ALONE)
 
     def to_dict(self) -> dict[str, Any]:
         """In what JSON knows, which leaves a ``prediction_loss`` out."""
@@ -101,8 +107,8 @@ def _settings(epochs: int, batch_size: int) -> FitSettings:
 
 # "Hyperparameter tuning" of the first version: η is the weight of l1 summed over J, so J times that of its mean; epochs from Algorithm 1.
 _PAPER = {
-    "mnist": (LossWeights(beta=0.5, gamma=0.8, delta=0.2, zeta=1.0, mu=1.0, eta=0.5 * 25), _settings(12, 16)),
-    "quickdraw": (LossWeights(beta=0.1, gamma=5.0, delta=0.1, zeta=1.0, mu=2.0, eta=3.0 * 24), _settings(12, 64)),
+    "mnist": (LossWeights(beta=0.5, gamma=0.8, delta=0.2, zeta=1.0, mu=1.0, eta=0.5 * 25, temperature=1.0), _settings(12, 16)),
+    "quickdraw": (LossWeights(beta=0.1, gamma=5.0, delta=0.1, zeta=1.0, mu=2.0, eta=3.0 * 24, temperature=1.0), _settings(12, 64)),
 }
 _PAPER_SCHEDULE = LossSchedule(beta=step_at(2), delta=step_at(2), eta=step_at(2), zeta=step_at(3), unit="epochs")
 
@@ -120,17 +126,17 @@ def paper_v1(dataset: str) -> FlintConfig:
 # The authors' programme: l1 as a mean over batch and J, the diversity weight fixed at 1; epochs here count from 0.
 _AUTHORS = {
     "mnist": (
-        LossWeights(beta=0.5, gamma=0.8, delta=1.0, eta=0.1, zeta=0.2, mu=1.0),
+        LossWeights(beta=0.5, gamma=0.8, delta=1.0, eta=0.1, zeta=0.2, mu=1.0, temperature=1.0),
         _settings(12, 16),
         (0, 2, ((0.0, 0.0), (2.0, 0.0), (2.0, 1.0)), 4),
     ),
     "quickdraw": (
-        LossWeights(beta=0.1, gamma=5.0, delta=1.0, eta=0.30, zeta=0.1, mu=1.0),
+        LossWeights(beta=0.1, gamma=5.0, delta=1.0, eta=0.30, zeta=0.1, mu=1.0, temperature=1.0),
         _settings(12, 64),
         (0, 2, ((0.0, 0.0), (1.0, 0.0), (1.0, 0.02 / 0.30), (2.0, 0.02 / 0.30), (2.0, 1.0)), 3),
     ),
     "cifar10": (
-        LossWeights(beta=0.6, gamma=2.0, delta=1.0, eta=0.15, zeta=0.2, mu=1.0, reconstruction="l1"),
+        LossWeights(beta=0.6, gamma=2.0, delta=1.0, eta=0.15, zeta=0.2, mu=1.0, reconstruction="l1", temperature=1.0),
         _settings(25, 64),
         (0, 2, ((0.0, 0.0), (1.0, 0.0), (1.0, 0.001 / 0.15), (2.0, 0.001 / 0.15), (2.0, 1.0)), 3),
     ),

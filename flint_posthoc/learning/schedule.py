@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import ConfigurationError
+from .defaults import known
 from .losses import LossWeights
 
 Knots = tuple[tuple[float, float], ...]
@@ -68,9 +69,9 @@ class LossSchedule:
     def at(self, weights: LossWeights, *, progress: float, epoch: float) -> LossWeights:
         """The weights in force at ``progress`` of the whole fit, in [0, 1], and after ``epoch`` epochs (fractions within one)."""
         position = progress if self.unit == "progress" else epoch
-        scaled = {name: getattr(weights, name) * interpolate(knots, position) for name, knots in self._knots().items()}
+        scaled = {name: known(getattr(weights, name)) * interpolate(knots, position) for name, knots in self._knots().items()}
         return dataclasses.replace(weights, **scaled)
 
 
 ALONE = LossSchedule()
-BY_DESIGN = LossSchedule(beta=RAMPED_IN)  # L_of asks f to be predictable, and slows what it learns first
+TOGETHER = LossSchedule(beta=RAMPED_IN)  # L_of asks f to be predictable, and slows what it learns first

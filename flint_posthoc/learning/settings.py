@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
+from .defaults import known
 
-SMALL_IMAGES, PHOTOGRAPHS = (1000, 2e-3), (350, 6e-3)  # the fewest steps of an automatic length, and the learning rate
 PASSES = 12  # over the data, unless it is small
 
 
@@ -59,15 +58,10 @@ class FitSettings:
         if self.revive_after is not None and self.revive_after < 1:
             raise ConfigurationError(f"revive_after must be at least 1 or None, got {self.revive_after}")
 
-    def chosen(self, *, photographs: bool) -> FitSettings:
-        """With the learning rate and the fewest steps in place of ``None``."""
-        steps, rate = PHOTOGRAPHS if photographs else SMALL_IMAGES
-        return dataclasses.replace(self, least_steps=self.least_steps or steps, learning_rate=self.learning_rate or rate)
-
     @property
     def peak(self) -> float:
-        """The learning rate; where none was chosen, that of small images."""
-        return self.learning_rate or SMALL_IMAGES[1]
+        """The learning rate."""
+        return known(self.learning_rate)
 
     def rate_at(self, step: int, total: int) -> float:
         """The learning rate at ``step`` of ``total``."""
@@ -81,7 +75,7 @@ class FitSettings:
         """Optimiser steps of the whole fit."""
         if self.epochs is not None:
             return self.epochs * batches_per_epoch
-        return max(self.least_steps or SMALL_IMAGES[0], PASSES * batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
+        return max(known(self.least_steps), PASSES * batches_per_epoch) if self.max_steps == "auto" else int(self.max_steps)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

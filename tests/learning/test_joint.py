@@ -28,6 +28,7 @@ from flint_posthoc.errors import (
 )
 from flint_posthoc.learning import fitting
 from flint_posthoc.learning.checkpoint import FitCheckpoint
+from flint_posthoc.learning.defaults import BY_DESIGN
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.keeping import Reading
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
@@ -104,7 +105,7 @@ def test_one_step_moves_along_the_gradient_of_l_pred_plus_l_int(monkeypatch: pyt
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     all_on = LossSchedule(zeta=CONSTANT, eta=CONSTANT)
     explain.fit([(PIXELS[:16], TRUTH[:16])], max_steps=1, schedule=all_on, progress=False)
-    assert started["weights"] == LossWeights()
+    assert started["weights"] == BY_DESIGN.fill(LossWeights())
 
     before.train().requires_grad_(True)
     hidden = before.conv1(PIXELS[:16])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flint_posthoc.errors import ConfigurationError
+from flint_posthoc.learning.defaults import SMALL_IMAGES
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.schedule import CONSTANT, LossSchedule, interpolate, step_at
 from flint_posthoc.learning.settings import FitSettings, epoch_seed, learning_rate_factor
@@ -92,11 +93,11 @@ def test_the_learning_rate_is_constant_on_request() -> None:
 
 @pytest.mark.parametrize(("settings", "steps"), [({"epochs": 3}, 21), ({"max_steps": 5}, 5), ({"max_steps": 500}, 500)])
 def test_the_length_is_epochs_or_steps(settings: dict[str, int], steps: int) -> None:
-    assert FitSettings(**settings).total_steps(7) == steps
+    assert SMALL_IMAGES.fill(FitSettings(**settings)).total_steps(7) == steps
 
 
 def test_the_automatic_length_does_not_fall_with_the_size_of_the_data() -> None:
-    steps = [FitSettings().total_steps(batches) for batches in (1, 10, 100, 1000, 10_000)]
+    steps = [SMALL_IMAGES.fill(FitSettings()).total_steps(batches) for batches in (1, 10, 100, 1000, 10_000)]
     assert steps == sorted(steps)
     assert steps[0] >= 500
     assert steps[-1] > steps[0]

@@ -13,6 +13,7 @@ from flint_posthoc.classifier.adapter import Categorical
 from flint_posthoc.errors import EmptyDataError, FlintWarning, NotFitted, TrainingDivergedError
 from flint_posthoc.interpreter.interpreter import Interpreter
 from flint_posthoc.learning.batches import LearningBatch
+from flint_posthoc.learning.defaults import SMALL_IMAGES
 from flint_posthoc.learning.history import FitHistory
 from flint_posthoc.learning.losses import LossWeights
 from flint_posthoc.learning.presets import FlintConfig
@@ -47,8 +48,8 @@ def trainer(source: Source, ours: Interpreter | None = None, **settings: Any) ->
         ours or interpreter(),
         Categorical(),
         source,
-        settings=FitSettings(**settings),
-        weights=LossWeights(),
+        settings=SMALL_IMAGES.fill(FitSettings(**settings)),
+        weights=SMALL_IMAGES.fill(LossWeights()),
         schedule=LossSchedule(),
         show_progress=False,
     )
