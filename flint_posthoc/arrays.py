@@ -1,12 +1,16 @@
-"""Axis-named tensor types, declared once. They are checked under pytest only (jaxtyping's import hook with beartype).
+"""Axis-named tensor types and the shape of an image, declared once.
 
-Letters bind across the arguments of one function: two ``b`` are the same number.
+The types are checked under pytest only (jaxtyping's import hook with beartype). Letters bind across the arguments of one function: two ``b`` are the
+same number.
 """
 
 from typing import TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
+SMALL_IMAGE = 64  # pixels of the longer side; above it images are taken for photographs
 
 Images: TypeAlias = Float[Tensor, "b image_channels height width"]
 Reconstructions: TypeAlias = Float[Tensor, "b image_channels rows columns"]  # d(Φ(x)), at the decoder's resolution
@@ -24,3 +28,8 @@ PerImageFlag: TypeAlias = Bool[Tensor, " b"]
 PerAttributeFlag: TypeAlias = Bool[Tensor, " attributes"]
 Members: TypeAlias = Bool[Tensor, "b classes"]  # which classes an image counts under
 Scalar: TypeAlias = Float[Tensor, ""]
+
+
+def is_photograph(image_shape: ImageShape) -> bool:
+    """Whether images of this shape are taken for photographs, and not for small images."""
+    return max(image_shape[1:]) > SMALL_IMAGE

@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from .arrays import Images
+from .arrays import Images, ImageShape
 from .errors import (
     BatchFormatError,
     EmptyDataError,
@@ -40,8 +40,6 @@ from .loading import Data as Data
 
 AUGMENTATION_SAMPLES = 8
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..arrays import Attributes, Images, PerImage
+from ..arrays import Attributes, Images, ImageShape, PerImage, is_photograph
 from ..classifier.adapter import Normalization
 from ..errors import ConfigurationError
 from ..precision import FUSED, PRECISIONS
@@ -87,7 +87,15 @@ class MaximizationSettings:
 
 
 PAPER = MaximizationSettings((Stage(300, 2.0, 6.0, 10.0),), relative=False)
-GREY = MaximizationSettings((Stage(300, 2.0, 20.0, 0.0),), 0.1, 50, 0.6, variation_allowance=1.4, jitter=1, parameterization="fourier")
+GREY = MaximizationSettings(
+    (Stage(300, 2.0, 20.0, 0.0),),
+    learning_rate=0.1,
+    halve_every=50,
+    start_scale=0.6,
+    variation_allowance=1.4,
+    jitter=1,
+    parameterization="fourier",
+)
 COLOUR = replace(GREY, jitter=2)
 PHOTOGRAPH = replace(
     GREY,
@@ -101,12 +109,11 @@ PHOTOGRAPH = replace(
 )
 PRESETS: dict[str, MaximizationSettings] = {"paper": PAPER, "grey": GREY, "colour": COLOUR, "photograph": PHOTOGRAPH}
 TINY_IMAGE = 10  # pixels of the shorter side below which one pixel is too large a part of the picture to move it by
-SMALL_IMAGE = 64  # pixels of the longer side up to which an image is no photograph
 
 
-def preset_for(image_shape: tuple[int, int, int]) -> MaximizationSettings:
+def preset_for(image_shape: ImageShape) -> MaximizationSettings:
     """Our settings for images of this (channels, height, width)."""
-    if max(image_shape[1:]) > SMALL_IMAGE:
+    if is_photograph(image_shape):
         return PHOTOGRAPH
     settings = GREY if image_shape[0] == 1 else COLOUR
     return replace(settings, jitter=0) if min(image_shape[1:]) < TINY_IMAGE else settings

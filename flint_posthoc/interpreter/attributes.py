@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import Activations, Attributes, Maps
+from ..arrays import SMALL_IMAGE, Activations, Attributes, Maps
 from ..errors import ConfigurationError, ImageShapeError
 from ..measures import area_resize
 
-SMALL_IMAGE = 64  # pixels; above it images are taken for photographs
 COARSE, FINE = 8, 16  # sides of grids; taps of more places than the coarse one stand before layers that may tell neighbours apart
 HIDDEN_CHANNELS, READ = 64, 4096  # maps of a convolution, fewer where a tap would give the linear layers more numbers than this
 

@@ -8,9 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from ..arrays import Attributes, Images
+from ..arrays import SMALL_IMAGE, Attributes, Images
 from ..errors import ConfigurationError
-from .attributes import SMALL_IMAGE
 
 LIMIT = 32  # pixels of a reconstruction's longest side
 SMALL_MAPS, HIDDEN_UNITS = (16,), 256  # what draws small images, and photographs

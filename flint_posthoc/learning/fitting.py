@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..arrays import is_photograph
 from ..classifier.preflight import PROBABILITIES
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
 from ..data import augments, is_one_shot, seed_global_states
 from ..errors import ClassifierOutputError, ConfigurationError
-from ..interpreter.attributes import SMALL_IMAGE
 from ..interpreter.interpreter import Interpreter
 from ..precision import autocast, lowered
 from ..processes import is_main, require_same
@@ -57,7 +57,7 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     Raises:
         DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
     """
-    config = config.chosen(photographs=max(prepared.image_shape[1:]) > SMALL_IMAGE, joint=request.joint)
+    config = config.chosen(photographs=is_photograph(prepared.image_shape), joint=request.joint)
     seed_global_states(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
@@ -208,8 +208,8 @@ def preparation_for(
     interpreter: Interpreter, prepared: PreparedClassifier, device: torch.device, precision: str = "auto", *, joint: bool = False
 ) -> Preparation:
     """How batches reach ``interpreter``; "auto" lowers the pass of a frozen f over photographs, where that pays."""
-    photographs = max(prepared.image_shape[1:]) > SMALL_IMAGE
-    bfloat16 = lowered(precision, device, model_dtype(prepared.view.model), automatic=photographs and not joint)
+    automatic = is_photograph(prepared.image_shape) and not joint
+    bfloat16 = lowered(precision, device, model_dtype(prepared.view.model), automatic=automatic)
     network = interpreter.attribute_network
     components = network.config.max_channels if network.config.learns_components else None
     resolution = interpreter.decoder.resolution

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..arrays import ImageShape, is_photograph
 from .palette import BLUE, ORANGE
 
-SMALL = 64  # pixels: images up to this size are shown as they are, pixel by pixel
 CARD, THUMB = 160, 128  # pixels of the longer side of a photograph, on a card and elsewhere
 MAP, PATCHES = 128, 32  # of a map of where an attribute looks; patches of it along a side, since single pixels of a photograph are noise
 QUALITY = 72  # of WebP
@@ -50,8 +50,8 @@ class PictureBook:
             PNG, photographs as WebP.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        self.pixelated = max(image_shape[1:]) <= SMALL
+    def __init__(self, image_shape: ImageShape) -> None:
+        self.pixelated = not is_photograph(image_shape)
         self._encode: Callable[[Image.Image], tuple[str, bytes]] = _png if self.pixelated else _webp
         self._pictures: dict[str, Picture] = {}
 

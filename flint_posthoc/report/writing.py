@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..arrays import is_photograph
 from ..data import Data, is_one_shot, num_images
 from ..errors import ArtifactError, ConfigurationError, DataError, FlintError, FlintWarning
 from ..interpretation.attribution.settings import AttributionSettings
@@ -21,7 +22,6 @@ from ..interpreter.fitted import FittedInterpreter
 from ..storage import StrPath, write_bytes
 from .content import Limits, ReportContent, subject_of
 from .page import render
-from .pictures import SMALL
 from .survey import SurveySettings, survey
 
 EXEMPLARS = 3  # images that a pair is shown by
@@ -111,7 +111,7 @@ def _cards(
     """The pairs' pictures, and what went wrong: what was computed before is worth a report without them."""
     if not pairs:
         return (), ()
-    attribution = AttributionSettings() if max(fitted.image_shape[1:]) <= SMALL else PHOTOGRAPH
+    attribution = PHOTOGRAPH if is_photograph(fitted.image_shape) else AttributionSettings()
     draw = partial(draw_cards, k=EXEMPLARS, budget_seconds=max(0.0, seconds), attribution=attribution)
     with tqdm(total=len(pairs), desc="report: drawing attributes", unit="pair", disable=not progress) as bar:
         try:
