@@ -1,7 +1,7 @@
 """Axis-named tensor types and the shape of an image, declared once.
 
-The types are checked under pytest only (jaxtyping's import hook with beartype). Letters bind across the arguments of one function: two ``b`` are the
-same number.
+The types are checked under pytest only (jaxtyping's import hook with beartype). Letters bind across the arguments of one
+function: two ``b`` are the same number.
 """
 
 from typing import TypeAlias

@@ -31,6 +31,7 @@ from .learning.batches import Preparation
 from .learning.caching.cache import ActivationCache
 from .learning.caching.folder import temporary_folder
 from .learning.caching.layout import bytes_per_image
+from .learning.defaults import automatic_num_attributes
 from .learning.fitting import fit, learning_mode, new_interpreter, preparation_for
 from .learning.history import FitHistory
 from .learning.keeping import Reading, disk_to_fill, memory_to_fill, own_images, warned_of_augmentation
@@ -45,11 +46,6 @@ from .storage import fingerprint
 
 _SHORT_OF_MEMORY = partial(said_in_words, "the fit", "keep activations on disk (cache='disk'), tap later layers, or read smaller batches")
 JOINT_NOTE = "the classifier was trained together with its interpreter"
-
-
-def automatic_num_attributes(num_classes: int) -> int:
-    """J where none is asked for: 25 for ten classes or fewer as in the paper, 2.5 a class beyond, at most 256."""
-    return min(256, max(25, round(2.5 * num_classes)))
 
 
 class FlintExplainer(Explanations):

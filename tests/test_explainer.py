@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
 from flint_posthoc.errors import ConfigurationError, DevicePlacementError
-from flint_posthoc.explainer import automatic_num_attributes
 from flint_posthoc.interpretation.ascent import GREY, Stage
+from flint_posthoc.learning.defaults import automatic_num_attributes
 
 SIZE = (small.CHANNELS, small.SIDE, small.SIDE)
 

@@ -19,12 +19,12 @@ from ..figures import pair_card
 from ..interpreter.fitted import FittedInterpreter
 from .ascent import MaximizationSettings, preset_for
 from .attribution import AttributionSettings, attribute_pixels
+from .attribution.settings import DEFAULTS
 from .classes import ClassAttributePair
 from .contrast import contrast
 from .exemplars import Exemplar, Exemplars, PairLike, find_exemplars
 from .maximization import maximize
 
-DEFAULT_ATTRIBUTION = AttributionSettings()
 Progress = Callable[[int], None]  # told how many more pictures were drawn
 
 
@@ -112,7 +112,7 @@ def draw_cards(
     k: int = 3,
     budget_seconds: float = 240.0,
     maximization: MaximizationSettings | None = None,
-    attribution: AttributionSettings = DEFAULT_ATTRIBUTION,
+    attribution: AttributionSettings = DEFAULTS,
     progress: Progress = lambda drawn: None,
 ) -> list[PairCard]:
     """The cards of ``pairs``, in their order, from one pass over ``data``.

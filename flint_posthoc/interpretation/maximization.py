@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..arrays import Attributes, Images, PerImage, PerImageFlag
 from ..canvas import Figure, as_arrays
 from ..classifier.adapter import Normalization
-from ..classifier.view import model_dtype
+from ..classifier.view import OpenView, model_dtype
 from ..errors import ConfigurationError
 from ..figures import under_images
 from ..interpreter.fitted import FittedInterpreter
@@ -136,18 +137,11 @@ def maximize(
 
 
 def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, settings: MaximizationSettings, start: str) -> Maximization:
-    normalization, network = fitted.normalization, fitted.interpreter.attribute_network
+    normalization = fitted.normalization
     with fitted.view.frozen() as run, torch.inference_mode(False), torch.enable_grad():
         images, attributes = images.detach().clone(), attributes.clone()  # out of the caller's inference mode
-
         bfloat16 = lowered(settings.precision, fitted.device, model_dtype(fitted.view.model))
-
-        def read(seen: Images) -> Attributes:
-            with autocast(fitted.device, bfloat16):
-                activations = run.activations(seen.clone(memory_format=torch.channels_last))  # contiguous() leaves grey images as they are
-            with autocast(fitted.device, False):  # Ψ takes no part in it, nor in the caller's
-                return network.preactivations(activations)
-
+        read = partial(_preactivations, fitted, run, bfloat16)
         with torch.no_grad():
             before = read(images)
         units = _units(before, images, attributes) if settings.relative else Units(*(torch.ones_like(before[:, 0]) for _ in range(2)))
@@ -160,6 +154,14 @@ def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, set
     shown = normalization.denormalize(images)
     variations = total_variation(shown), total_variation(pixels)
     return Maximization(attributes, shown, pixels, before.relu(), after, *variations, climbed.objective, settings)
+
+
+def _preactivations(fitted: FittedInterpreter, run: OpenView, bfloat16: bool, images: Images) -> Attributes:
+    """Of Ψ, f perhaps in bfloat16; Ψ takes no part in that, nor in the caller's autocast."""
+    with autocast(fitted.device, bfloat16):
+        activations = run.activations(images.clone(memory_format=torch.channels_last))  # contiguous() leaves grey images as they are
+    with autocast(fitted.device, False):
+        return fitted.interpreter.attribute_network.preactivations(activations)
 
 
 def _units(before: Attributes, images: Images, attributes: Tensor) -> Units:

@@ -30,6 +30,11 @@ PHOTOGRAPHS = Defaults(least_steps=350, learning_rate=6e-3, eta=0.05, temperatur
 BY_DESIGN = Defaults(least_steps=1000, learning_rate=2e-3, eta=0.05, temperature=1.0)
 
 
+def automatic_num_attributes(num_classes: int) -> int:
+    """J where none is asked for: 25 for ten classes or fewer as in the paper, 2.5 a class beyond, at most 256."""
+    return min(256, max(25, round(2.5 * num_classes)))
+
+
 def known(value: Value | None) -> Value:
     """A number of a config that was filled. Raises ``ConfigurationError`` where it was not."""
     if value is None:

@@ -15,7 +15,7 @@ from ..storage import record
 from .defaults import BY_DESIGN, PHOTOGRAPHS, SMALL_IMAGES
 from .joint import JointSettings
 from .losses import LossWeights
-from .schedule import ALONE, TOGETHER, LossSchedule, step_at
+from .schedule import ALONE, TOGETHER, Knots, LossSchedule, step_at
 from .settings import FitSettings
 
 
@@ -123,22 +123,27 @@ def paper_v1(dataset: str) -> FlintConfig:
     return FlintConfig(_NETWORKS[dataset], settings, weights, _PAPER_SCHEDULE, _PLAIN_ADAM)
 
 
+def _from_epochs(*, gamma: int, beta: int, eta: Knots, zeta: int) -> LossSchedule:
+    """Each term from an epoch on; l1, which starts in two steps, by knots."""
+    return LossSchedule(gamma=step_at(gamma), beta=step_at(beta), eta=eta, zeta=step_at(zeta), unit="epochs")
+
+
 # The authors' programme: l1 as a mean over batch and J, the diversity weight fixed at 1; epochs here count from 0.
 _AUTHORS = {
     "mnist": (
         LossWeights(beta=0.5, gamma=0.8, delta=1.0, eta=0.1, zeta=0.2, mu=1.0, temperature=1.0),
         _settings(12, 16),
-        (0, 2, ((0.0, 0.0), (2.0, 0.0), (2.0, 1.0)), 4),
+        _from_epochs(gamma=0, beta=2, eta=((0.0, 0.0), (2.0, 0.0), (2.0, 1.0)), zeta=4),
     ),
     "quickdraw": (
         LossWeights(beta=0.1, gamma=5.0, delta=1.0, eta=0.30, zeta=0.1, mu=1.0, temperature=1.0),
         _settings(12, 64),
-        (0, 2, ((0.0, 0.0), (1.0, 0.0), (1.0, 0.02 / 0.30), (2.0, 0.02 / 0.30), (2.0, 1.0)), 3),
+        _from_epochs(gamma=0, beta=2, eta=((0.0, 0.0), (1.0, 0.0), (1.0, 0.02 / 0.30), (2.0, 0.02 / 0.30), (2.0, 1.0)), zeta=3),
     ),
     "cifar10": (
         LossWeights(beta=0.6, gamma=2.0, delta=1.0, eta=0.15, zeta=0.2, mu=1.0, reconstruction="l1", temperature=1.0),
         _settings(25, 64),
-        (0, 2, ((0.0, 0.0), (1.0, 0.0), (1.0, 0.001 / 0.15), (2.0, 0.001 / 0.15), (2.0, 1.0)), 3),
+        _from_epochs(gamma=0, beta=2, eta=((0.0, 0.0), (1.0, 0.0), (1.0, 0.001 / 0.15), (2.0, 0.001 / 0.15), (2.0, 1.0)), zeta=3),
     ),
 }
 _AUTHORS["fashion_mnist"] = _AUTHORS["mnist"]
@@ -152,8 +157,7 @@ def authors(dataset: str) -> FlintConfig:
     Raises:
         ConfigurationError: for another data set.
     """
-    weights, settings, (gamma, beta, eta, zeta) = _chosen(_AUTHORS, dataset)
-    schedule = LossSchedule(gamma=step_at(gamma), beta=step_at(beta), eta=eta, zeta=step_at(zeta), unit="epochs")
+    weights, settings, schedule = _chosen(_AUTHORS, dataset)
     return FlintConfig(_NETWORKS[dataset], settings, weights, schedule, _PLAIN_ADAM)
 
 
