@@ -328,15 +328,15 @@ class FlintExplainer(Explanations):
             raise ConfigurationError("each choice of layers reads the data once, but this iterator can be read only once; use a DataLoader")
         check_sizes([1], folds, num_images(data))
         wanted = None if choices is None else [resolve_layers(self.model, choice) for choice in choices]
-        free = self._reading(None)._prepare(FirstPass(data).images)
+        free = self._twin(None)._prepare(FirstPass(data).images)
         size = self.num_attributes or automatic_num_attributes(free.view.num_classes)
 
         def measured(layers: tuple[str, ...]) -> SizeScore:
-            return self._reading(layers).selection(data, [size], folds=folds, seed=seed, progress=progress).scores[0]
+            return self._twin(layers).selection(data, [size], folds=folds, seed=seed, progress=progress).scores[0]
 
         return compare_layers(measured, free.view.layers, free.good_layers, wanted, folds)
 
-    def _reading(self, layers: tuple[str, ...] | None) -> FlintExplainer:
+    def _twin(self, layers: tuple[str, ...] | None) -> FlintExplainer:
         """An unfitted twin that reads these layers; ``None``: suggested ones."""
         twin = copy.copy(self)
         twin._request, twin._prepared, twin._saved = dataclasses.replace(self._request, layers=layers), None, None
