@@ -27,6 +27,7 @@ from .learning.losses import LossWeights
 from .sources.options import LISTS, ClassifierOptions, LoadingOptions, ReadingOptions, SavedOptions
 from .sources.pictures import ImageForm, ReadablePictures, open_data, open_picture
 from .storage import writable_folder, write_json
+from .words import with_notes
 
 AT_ONCE = 64  # pictures that are explained in one go
 DEFAULT_LOSS = LossWeights()
@@ -238,7 +239,7 @@ def _print_layers(explainer: FlintExplainer) -> Sequence[str]:
     if found is None:
         raise ConfigurationError("the classifier cannot take images of the size that its family tells; give --size")
     reason = f" ({found.reason})" if found.reason else ""
-    print(f"layers: {' '.join(found.view.layers)}{reason}", found.record, *(f"note: {note}" for note in found.notes), sep="\n")
+    print(with_notes([f"layers: {' '.join(found.view.layers)}{reason}", str(found.record)], found.notes))
     return found.class_names
 
 

@@ -30,11 +30,11 @@ from flint_posthoc.canvas import Figure, shorten
 from flint_posthoc.charts import relevance_heatmap, sample_heatmap
 from flint_posthoc.evaluation.disagreement import Judged, judge
 from flint_posthoc.evaluation.trust import learn_trust, outlying
-from flint_posthoc.evaluation.words import percent
 from flint_posthoc.figures import Captioned, captioned_rows
 from flint_posthoc.interpretation.classes import ClassAttributePair, GlobalInterpretation
 from flint_posthoc.interpretation.local import LocalInterpretation
 from flint_posthoc.interpretation.maximization import Maximization
+from flint_posthoc.words import percent
 
 WORDS = {"joint": "learnt by design", "post-hoc": "interpreted post-hoc"}
 SAMPLED = 5000  # training images that relevance and the strongest images are looked for in

@@ -14,9 +14,9 @@ from ..data import Data
 from ..errors import ClassifierOutputError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..labels import class_of
+from ..words import percent, plain, with_notes
 from .estimates import LEVEL, Interval, paired_interval, sign_test
 from .rivals import rival
-from .words import percent, plain
 
 FEW = 10  # images right for one of two classifiers alone, below which a normal interval is rough
 
@@ -51,7 +51,7 @@ class AccuracyComparison:
             f"Right for the classifier alone: {self.only_classifier:,} images, for the reference alone: {self.only_reference:,}; "
             f"both give the same class to {percent(self.agreement)}.",
         ]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        return with_notes(lines, self.notes)
 
     def verdict(self) -> str:
         """What the interval says, in words."""
@@ -61,8 +61,7 @@ class AccuracyComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        exported: dict[str, Any] = plain(self)
-        return exported
+        return plain(self)
 
 
 def accuracy_counts(fitted: FittedInterpreter, batch: ReadBatch, reference_logits: Logits) -> Counter[str]:

@@ -19,11 +19,11 @@ from ..errors import ConfigurationError
 from ..interpreter.attributes import AttributeNetwork
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import absolute_conciseness, area_resize, contributions, explained, relevance
+from ..words import number, percent, plain, table, with_notes
 from .dictionaries import DICTIONARIES, learn_readout
 from .estimates import Interval, paired_interval
 from .gathering import RowReservoir
 from .rivals import rival
-from .words import number, percent, plain, table
 
 TAU = 2.0  # of the conciseness that is shown
 MAX_FEATURES = 4096  # of an image, that dictionaries and probe read
@@ -221,7 +221,7 @@ class BaselineComparison:
             for b in self.baselines
         ]
         lines = [table(("imitates f", "numbers", "fidelity", "on f's errors", "KL", "CNS, τ = 2"), rows), self.meaning()]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        return with_notes(lines, self.notes)
 
     def meaning(self) -> str:
         """The table in a few sentences."""
@@ -239,8 +239,7 @@ class BaselineComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        exported: dict[str, Any] = plain(self)
-        return exported
+        return plain(self)
 
     def plot(self) -> Figure:
         """Fidelity of each, in per cent."""

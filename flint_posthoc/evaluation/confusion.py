@@ -14,7 +14,7 @@ from ..charts import count_matrix
 from ..data import Data
 from ..errors import EmptyDataError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from .words import number, percent, plain, table
+from ..words import number, percent, plain, table, with_notes
 
 DEPTHS = (1, 2, 3, 4)  # the first k of g's classes; the paper looks at 2, 3 and 4
 SHOWN = 5
@@ -107,7 +107,7 @@ class Confusion:
             for name, images, fidelity, reliability in zip(self.class_names, *columns, strict=True)
         ]
         lines = [table(("class", "images of f", "g says so too", "f says so where g does"), rows), self.meaning()]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        return with_notes(lines, self.notes)
 
     def meaning(self) -> str:
         """The table in a few sentences."""

@@ -15,10 +15,10 @@ from ..canvas import Figure
 from ..charts import histograms
 from ..data import Data, batches
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
+from ..words import number, percent, plain, table, with_notes
 from .estimates import auroc
 from .gathering import UNLABELLED, labels_of
 from .trust import SpaceDepths, Trust, outlying
-from .words import number, percent, plain, table
 
 PARTS = ("… while f is right", "… while f is wrong")  # of the images on which they disagree
 SHOWN = 100  # positions of outlying disagreements that are kept
@@ -140,7 +140,7 @@ class Disagreement:
         groups = [(g.name, f"{g.images:,}", *(number(g.median_depth[s]) for s in spaces), percent(g.outliers)) for g in self.groups]
         areas = [(s.name, number(s.disagreement), number(s.errors), number(s.outside)) for s in self.signals]
         lines = [table(heads, groups), "", table(("AUROC for", "disagreement", "f's errors", "other data"), areas), "", self.meaning()]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        return with_notes(lines, self.notes)
 
     def meaning(self) -> str:
         """The tables in a few sentences."""

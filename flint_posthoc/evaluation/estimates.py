@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..measures import ranks
+from ..words import MISSING
 
 Values = Float[Tensor, " n"]
 Flags = Bool[Tensor, " n"]
@@ -38,7 +39,7 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return "-" if math.isnan(self.mean) else f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return MISSING if math.isnan(self.mean) else f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
 def bootstrap(values: Values, seed: int = 0) -> Interval:

@@ -34,7 +34,7 @@ from ..measures import (
 from ..precision import autocast
 from ..processes import gather, together
 from ..splitting import own_part
-from .words import MISSING, number, percent
+from ..words import MISSING, number, percent, plain, with_notes
 
 TAUS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # of the paper's conciseness curves
 TOP_KS = (2, 3, 4, 5)
@@ -180,8 +180,8 @@ class Evaluation:
         top_k = {str(k): share for k, share in self.top_k_fidelity.items()}
         centred = None
         if self.class_centred is not None:
-            centred = asdict(self.class_centred) | {"conciseness": _plain(self.class_centred.conciseness)}
-        return asdict(self) | {"top_k_fidelity": top_k, "conciseness": _plain(self.conciseness), "class_centred": centred}
+            centred = asdict(self.class_centred) | {"conciseness": plain(self.class_centred.conciseness)}
+        return asdict(self) | {"top_k_fidelity": top_k, "conciseness": plain(self.conciseness), "class_centred": centred}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(measure, figure, what it means), in the order in which a reader should see them."""
@@ -237,11 +237,7 @@ class Evaluation:
         rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines = [f"{name:<{widths[0]}}  {figure:>{widths[1]}}  {meaning}" for name, figure, meaning in rows]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
-
-
-def _plain(conciseness: dict[float, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    return {str(tau): {form: None if math.isnan(mean) else mean for form, mean in counts.items()} for tau, counts in conciseness.items()}
+        return with_notes(lines, self.notes)
 
 
 def _mean(values: Sequence[int], selected: Sequence[int]) -> float:

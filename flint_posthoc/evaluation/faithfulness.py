@@ -15,11 +15,11 @@ from ..data import Data, is_one_shot, preserved_random_state
 from ..errors import ConfigurationError, DataError
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import spearman
+from ..words import percent, plain, table, with_notes
 from .ablation import Dictionary, GradientAblation, learn_atoms, learn_patterns
 from .estimates import Interval, bootstrap
 from .gathering import RowReservoir
 from .interventions import Ablations, Curve, Decoded, Rest, Table, ablate, decode_without
-from .words import percent, plain, table
 
 BATCH = 32
 FEWEST = 3  # attributes of an image, for a correlation of ranks
@@ -196,7 +196,7 @@ class Faithfulness:
             "insertion, better than random order by": [str(entry.insertion_gain) for entry in found],
         }
         lines = [table(("at the taps", *(entry.name for entry in found)), [(name, *cells) for name, cells in rows.items()])]
-        return "\n".join([*lines, self.meaning()] + [f"note: {note}" for note in self.notes])
+        return with_notes([*lines, self.meaning()], self.notes)
 
     def meaning(self) -> str:
         """The table in a few sentences."""
@@ -215,8 +215,7 @@ class Faithfulness:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        exported: dict[str, Any] = plain(self)
-        return exported
+        return plain(self)
 
     def plot(self) -> Figure:
         """Deletion and insertion curves beside those of a random order."""

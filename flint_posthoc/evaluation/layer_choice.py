@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..words import plain, table
 from .selection import HEADS, SizeScore
-from .words import plain, table
 
 Layers = tuple[str, ...]
 MEASURES = 4  # of a score that are shown

@@ -21,8 +21,8 @@ from ..learning.caching.cache import ActivationCache
 from ..learning.fitting import fit, learning_mode
 from ..learning.presets import FlintConfig
 from ..learning.request import FitRequest
+from ..words import number, percent, plain, table, with_notes
 from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude
-from .words import number, percent, plain, table
 
 TAU = 2.0  # of the conciseness that is shown
 HEADS = ("fidelity", "reconstruction", "CNS, τ = 2", "in use", "duplicate or dead")  # over ``SizeScore.cells``
@@ -102,7 +102,7 @@ class Selection:
 
     def __str__(self) -> str:
         rows = [(f"J = {s.num_attributes}" + " *" * (s.num_attributes == self.recommended), *s.cells) for s in self.scores]
-        return "\n".join([table(("attributes", *HEADS), rows), self.recommendation()] + [f"note: {note}" for note in self.notes])
+        return with_notes([table(("attributes", *HEADS), rows), self.recommendation()], self.notes)
 
     def recommendation(self) -> str:
         """What to take and why, in words."""

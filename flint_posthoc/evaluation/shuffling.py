@@ -17,8 +17,8 @@ from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ConfigurationError
 from ..interpreter.fitted import FittedInterpreter
+from ..words import percent, plain, table, with_notes
 from .gathering import LIMIT, UNLABELLED, Gathered, Score, gather, mean_score, score
-from .words import percent, plain, table
 
 MATTERS = 0.01  # of fidelity: an attribute whose shuffling costs more matters by itself
 SHOWN = 5
@@ -84,7 +84,7 @@ class Shuffling:
             "chance": self.chance,
         }
         cells = [(name, percent(entry.fidelity), percent(entry.accuracy)) for name, entry in rows.items()]
-        return "\n".join([table(("attributes", "fidelity", "accuracy of g"), cells), self.meaning()] + [f"note: {n}" for n in self.notes])
+        return with_notes([table(("attributes", "fidelity", "accuracy of g"), cells), self.meaning()], self.notes)
 
     def meaning(self) -> str:
         """The table in one sentence."""
@@ -98,8 +98,7 @@ class Shuffling:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        exported: dict[str, Any] = plain(self)
-        return exported
+        return plain(self)
 
     def plot(self) -> Figure:
         """The drop of fidelity of each attribute, in points, largest first."""

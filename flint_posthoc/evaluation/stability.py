@@ -25,7 +25,7 @@ from ..interpreter.fitted import FittedInterpreter
 from ..measures import AttributeMoments, attribute_moments, pearson
 from ..memory import Halving, at_once
 from ..storage import fingerprint
-from .words import number, percent, plain, table
+from ..words import number, percent, plain, table, with_notes
 
 SAME = 0.9  # correlation above which two attributes are called the same
 
@@ -112,7 +112,7 @@ class Stability:
             for pair in self.pairs
         ]
         heads = ("fits", "matched r", "other r", f"r > {SAME}", "r of relevance", "unmatched", "same class")
-        return "\n".join([table(heads, rows), self.meaning()] + [f"note: {note}" for note in self.notes])
+        return with_notes([table(heads, rows), self.meaning()], self.notes)
 
     def meaning(self) -> str:
         """The table in a few sentences."""

@@ -20,6 +20,7 @@ from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import RelevanceSums, contributions, explained, global_relevance_sums, relevance
 from ..processes import rank, sum_, together
 from ..splitting import own_part
+from ..words import plain, with_notes
 from .local import explain_attributes
 from .reservoir import RelevanceReservoir
 
@@ -76,7 +77,7 @@ class GlobalInterpretation:
         for pair in self.pairs():
             by_class.setdefault(pair.class_index, []).append(pair)
         lines += [self._class_line(index, by_class.get(index, [])) for index in range(len(self.class_names))]
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        return with_notes(lines, self.notes)
 
     def _class_line(self, index: int, pairs: Sequence[ClassAttributePair]) -> str:
         name = self.class_names[index]
@@ -98,18 +99,8 @@ class GlobalInterpretation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes ``None``: the class was never predicted."""
-        return {
-            "class_names": list(self.class_names),
-            "class_ids": list(self.class_ids),
-            "notes": list(self.notes),
-            "counts": self.counts.tolist(),
-            "disagreement": [_null(value) for value in self.disagreement.tolist()],
-            "relevance": [[_null(value) for value in row] for row in self.relevance.tolist()],
-        }
-
-
-def _null(value: float) -> float | None:
-    return None if value != value else value
+        names = ("class_names", "class_ids", "notes", "counts", "disagreement", "relevance")
+        return {name: plain(getattr(self, name)) for name in names}
 
 
 def class_relevance_sums(kind: OutputKind, attributes: Attributes, weight: Weight, logits: Logits) -> RelevanceSums:

@@ -16,6 +16,7 @@ from ..figures import local_interpretation
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import bias_share, contributions, explained, relevance
 from ..memory import said_in_words
+from ..words import with_notes
 
 SHOWN_IN_NOTEBOOK = 4  # images that are drawn at once
 
@@ -115,8 +116,8 @@ class LocalInterpretation:
         shown = min(len(self), 10)
         lines = [f"LocalInterpretation of {len(self)} images: classifier and interpreter agree on {int(self.agrees.sum())}"]
         lines += [self.describe(index) for index in range(shown)]
-        lines += [f"… and {len(self) - shown} more"] * (len(self) > shown) + [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        lines += [f"… and {len(self) - shown} more"] * (len(self) > shown)
+        return with_notes(lines, self.notes)
 
     def plot(self, index: int = 0, *, k: int = 8) -> Figure:
         """Image ``index`` beside its ``k`` strongest attributes; a disagreement is written in the heading."""

@@ -1,9 +1,6 @@
-"""Areas and intervals against loops; tables and JSON of any result."""
+"""Areas and intervals against loops."""
 
-import json
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import oracles
 import pytest
@@ -13,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flint_posthoc.evaluation.estimates import auroc, bootstrap, paired_interval, sign_test
-from flint_posthoc.evaluation.words import number, percent, plain, table
 
 pairs = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=20)
 
@@ -67,33 +63,6 @@ def test_the_interval_of_a_paired_difference_is_that_of_a_mean_of_signs(b: int, 
 def test_a_paired_interval_is_about_the_bootstraps() -> None:
     signs = torch.cat([torch.ones(60), -torch.ones(25), torch.zeros(415)])
     assert tuple(paired_interval(60, 25, 500)) == pytest.approx(tuple(bootstrap(signs)), abs=0.005)
-
-
-def test_tables_have_columns() -> None:
-    assert (
-        table(("", "a", "long"), [("first row", "1", "2"), ("b", "300", "-")])
-        == "             a  long\nfirst row    1     2\nb          300     -"
-    )
-    assert (percent(0.12345), percent(None), percent(math.nan)) == ("12.35 %", "-", "-")
-    assert (number(1.236), number(None), number(math.nan), number(2, 0)) == ("1.24", "-", "-", "2")
-
-
-class _Named(NamedTuple):
-    left: float
-    right: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Result:
-    share: float
-    values: Tensor
-    by_name: dict[int, _Named]
-
-
-def test_any_result_becomes_plain_json() -> None:
-    exported = plain(_Result(math.nan, torch.tensor([[1.0, math.inf]]), {3: _Named(0.5, (1, 2))}))
-    assert exported == {"share": None, "values": [[1.0, None]], "by_name": {"3": {"left": 0.5, "right": [1, 2]}}}
-    assert json.loads(json.dumps(exported, allow_nan=False)) == exported
 
 
 @pytest.mark.parametrize(("first", "second", "p"), [(5, 0, 0.0625), (6, 0, 0.03125), (0, 0, 1.0), (7, 3, 0.34375)])

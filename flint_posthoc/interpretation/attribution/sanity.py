@@ -13,6 +13,7 @@ from torch import Tensor
 from ...arrays import Images
 from ...errors import ConfigurationError
 from ...interpreter.fitted import FittedInterpreter
+from ...words import MISSING, plain
 from .methods import METHODS, checked_name, pixel_maps, refusals
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
 from .randomization import randomized
@@ -32,7 +33,7 @@ class SanityScore(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; what could not be compared is ``None``."""
-        return {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in self._asdict().items()}
+        return plain(self)
 
     def __str__(self) -> str:
         return f"rank correlation {self.rank_correlation:.2f} and SSIM {self.ssim:.2f} with the map before, {self.stage}"
@@ -95,8 +96,8 @@ class SanityCheck:
         methods = {
             method: {
                 "passes": self.passes(method),
-                "stages": [score.to_dict() for score in scores],
-                "other_image": self.background[method].to_dict() if method in self.background else None,
+                "stages": plain(scores),
+                "other_image": plain(self.background.get(method)),
             }
             for method, scores in self.scores.items()
         }
@@ -237,7 +238,7 @@ def strongest(fitted: FittedInterpreter, pixels: Images) -> Tensor:
 
 
 def _cell(score: SanityScore | None) -> str:
-    return f"{'-':>14}" if score is None else f"{score.rank_correlation:6.2f} ({score.ssim:5.2f})"
+    return f"{MISSING:>14}" if score is None else f"{score.rank_correlation:6.2f} ({score.ssim:5.2f})"
 
 
 def _always_alive(score: Score) -> Score:

@@ -1,10 +1,10 @@
-"""How results are told: a table in text, and plain JSON."""
+"""How results are told: lines and tables in text, and plain JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for line in lines
     ]
     return "\n".join(line.rstrip() for line in aligned)
+
+
+def with_notes(parts: Iterable[str], notes: Iterable[str]) -> str:
+    """``parts`` one under the other, and under them each of the notes, what a reader has to know besides."""
+    return "\n".join([*parts, *(f"note: {note}" for note in notes)])
 
 
 def percent(share: float | None) -> str:
