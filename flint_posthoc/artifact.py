@@ -292,14 +292,14 @@ def _rebuild(
             f"{len(names)} class names and class means of shape {tuple(class_means.shape)} do not fit {view.num_classes} classes"
         )
     fitted = FittedInterpreter(
-        view,
-        interpreter.to(device).eval().requires_grad_(False),
-        image_shape,
-        record(Normalization, stored["normalization"]),
-        names,
-        class_means.to(device),
-        (*_texts(stored["notes"]), *notes),
-        bool(stored["classifier"].get("joint", stored["classifier"].get("trained", False))),
+        view=view,
+        interpreter=interpreter.to(device).eval().requires_grad_(False),
+        image_shape=image_shape,
+        normalization=record(Normalization, stored["normalization"]),
+        class_names=names,
+        class_means=class_means.to(device),
+        notes=(*_texts(stored["notes"]), *notes),
+        joint=bool(stored["classifier"].get("joint", stored["classifier"].get("trained", False))),
     )
     settings = FlintConfig.from_dict(stored.get("config", {}))  # earlier versions saved none
     return SavedExplainer(fitted, FitHistory.from_dict(stored["history"]), dataclasses.replace(settings, interpreter=config), identity)

@@ -95,13 +95,13 @@ class FlintExplainer(Explanations):
         self.adapter = adapter or find_adapter(self.model)
         self.joint, self.config = joint, config or FlintConfig()
         self._request = ClassifierRequest(
-            self.model,
-            self.adapter,
-            None if layers is None else resolve_layers(self.model, layers),
-            None if classes is None else tuple(map(operator.index, classes)),
-            None if class_names is None else tuple(map(str, class_names)),
-            normalization,
-            output_kind,
+            model=self.model,
+            adapter=self.adapter,
+            layers=None if layers is None else resolve_layers(self.model, layers),
+            classes=None if classes is None else tuple(map(operator.index, classes)),
+            class_names=None if class_names is None else tuple(map(str, class_names)),
+            normalization=normalization,
+            output_kind=output_kind,
         )
         self._prepared: PreparedClassifier | None = None
         self._saved: SavedExplainer | None = None
@@ -227,9 +227,19 @@ class FlintExplainer(Explanations):
         config = _given(self.config, settings=settings, weights=weights, schedule=schedule)
         with together(), _SHORT_OF_MEMORY(), trainable(self.model) if self.joint else no_trace(self.model), learning_mode(self.device):
             seed_global_states(settings.seed)  # of a shuffling loader too
-            first_pass, shown = FirstPass(own_part(data).needed()), progress and is_main()
-            start = None if self._saved is None else self.interpreter
-            request = FitRequest(data, first_pass, validation, cache, checkpoint_dir, resume, shown, self.joint, start, precision)
+            first_pass = FirstPass(own_part(data).needed())
+            request = FitRequest(
+                data=data,
+                first_pass=first_pass,
+                validation=validation,
+                cache=cache,
+                checkpoint_dir=checkpoint_dir,
+                resume=resume,
+                progress=progress and is_main(),
+                joint=self.joint,
+                start=None if self._saved is None else self.interpreter,
+                precision=precision,
+            )
             first_images = from_main(lambda: first_pass.images)
             prepared = self._prepare(first_images)
             notes = (*prepared.notes, *range_notes(self._request, prepared.normalization, first_images))
@@ -243,14 +253,14 @@ class FlintExplainer(Explanations):
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)
         fitted = FittedInterpreter(
-            prepared.view,
-            result.interpreter,
-            prepared.image_shape,
-            prepared.normalization,
-            prepared.class_names,
-            result.survey.class_means.to(self.device),
-            (*notes, JOINT_NOTE) if self.joint else notes,
-            self.joint,
+            view=prepared.view,
+            interpreter=result.interpreter,
+            image_shape=prepared.image_shape,
+            normalization=prepared.normalization,
+            class_names=prepared.class_names,
+            class_means=result.survey.class_means.to(self.device),
+            notes=(*notes, JOINT_NOTE) if self.joint else notes,
+            joint=self.joint,
         )
         self._saved = SavedExplainer(fitted, result.history, self.config, fingerprint(self.model))
         return result.history

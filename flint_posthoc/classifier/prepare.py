@@ -20,7 +20,7 @@ LOOKED_AT = 64  # of the first images, for their range
 BEYOND, NARROW, DOZEN = 0.1, 0.6, 12  # what is no rounding beyond [0, 1], what is little of it, and of how many images that can be said
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassifierRequest:
     """What the user asked for; ``None`` leaves the answer to the adapter or to the data."""
 
@@ -33,7 +33,7 @@ class ClassifierRequest:
     output_kind: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedClassifier:
     """What a dry run over a first batch settled.
 
@@ -75,8 +75,16 @@ def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:
     names = _class_names(request, view)
     normalization = request.normalization or adapter.normalization(model) or _estimated(images)
     normalization.denormalize(images)  # refuses another number of channels
-    shape, notes = (images.shape[1], images.shape[2], images.shape[3]), _notes(view, normalization, record)
-    return PreparedClassifier(view, shape, names, normalization, record, suggestion.reason, notes, suggestion.good)
+    return PreparedClassifier(
+        view=view,
+        image_shape=(images.shape[1], images.shape[2], images.shape[3]),
+        class_names=names,
+        normalization=normalization,
+        record=record,
+        reason=suggestion.reason,
+        notes=_notes(view, normalization, record),
+        good_layers=suggestion.good,
+    )
 
 
 def _suggested(model: nn.Module, adapter: ModelAdapter, images: Images) -> Suggestion:

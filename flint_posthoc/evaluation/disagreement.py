@@ -109,7 +109,7 @@ class Group:
     outliers: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Disagreement:
     """How images on which f and g disagree differ from the others, and how good a flag of trust that makes.
 
@@ -217,17 +217,17 @@ def conclude_disagreement(judged: Judged, outside: Judged | None, spaces: tuple[
     least = inside.depths.amin(dim=1)
     found = (flagged & ~inside.agrees).nonzero().flatten()
     return Disagreement(
-        len(inside.agrees),
-        len(judged.agrees) - len(known),
-        tuple(_group(name, values, spaces) for name, values in depths.items()),
-        tuple(_signal(name, inside, other) for name in SIGNALS),
-        _share(inside.agrees[~flagged]),
-        _share(inside.agrees[flagged]),
-        _share(right[labelled & ~flagged]),
-        _share(right[labelled & flagged]),
-        tuple(known[found[least[found].argsort(stable=True)]][:SHOWN].tolist()),
-        {name: values.amin(dim=1) for name, values in depths.items()},
-        notes,
+        images=len(inside.agrees),
+        unjudged=len(judged.agrees) - len(known),
+        groups=tuple(_group(name, values, spaces) for name, values in depths.items()),
+        signals=tuple(_signal(name, inside, other) for name in SIGNALS),
+        fidelity_trusted=_share(inside.agrees[~flagged]),
+        fidelity_flagged=_share(inside.agrees[flagged]),
+        accuracy_trusted=_share(right[labelled & ~flagged]),
+        accuracy_flagged=_share(right[labelled & flagged]),
+        outlying_disagreements=tuple(known[found[least[found].argsort(stable=True)]][:SHOWN].tolist()),
+        depths={name: values.amin(dim=1) for name, values in depths.items()},
+        notes=notes,
     )
 
 

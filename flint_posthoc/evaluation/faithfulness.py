@@ -157,7 +157,7 @@ def score_decoded(found: Decoded, seed: int) -> DecoderScore:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Faithfulness:
     """Faithfulness to f.
 
@@ -272,9 +272,15 @@ def measure_faithfulness(
     }
     decoded, found = _intervene(fitted, data, named, settings)
     patterns, gradients, atoms = (score_ablations(name, part, settings.seed) for name, part in found.items())
-    asked = min(settings.attributes, fitted.interpreter.num_attributes)
-    pictures = score_decoded(decoded, settings.seed)
-    return Faithfulness(len(decoded.gap), asked, patterns, gradients, atoms, pictures, fitted.notes)
+    return Faithfulness(
+        images=len(decoded.gap),
+        asked=min(settings.attributes, fitted.interpreter.num_attributes),
+        patterns=patterns,
+        gradients=gradients,
+        factorisation=atoms,
+        decoder=score_decoded(decoded, settings.seed),
+        notes=fitted.notes,
+    )
 
 
 def _intervene(

@@ -29,7 +29,7 @@ HEADS = ("fidelity", "reconstruction", "CNS, τ = 2", "in use", "duplicate or de
 BATCH = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SizeScore:
     """What J attributes are worth on held-out images, a mean over folds.
 
@@ -58,13 +58,13 @@ class SizeScore:
         """From one evaluation a fold."""
         fidelity = torch.tensor([entry.fidelity for entry in evaluations], dtype=torch.float64)
         return cls(
-            evaluations[0].num_attributes,
-            float(fidelity.mean()),
-            float(fidelity.std()) / math.sqrt(len(fidelity)),
-            _mean(entry.relative_reconstruction_error for entry in evaluations),
-            _mean(entry.conciseness[TAU]["absolute"] for entry in evaluations),
-            _mean(len(entry.live_attributes) for entry in evaluations),
-            _mean(len(entry.duplicate_attributes) + len(entry.dead_attributes) for entry in evaluations),
+            num_attributes=evaluations[0].num_attributes,
+            fidelity=float(fidelity.mean()),
+            fidelity_error=float(fidelity.std()) / math.sqrt(len(fidelity)),
+            reconstruction=_mean(entry.relative_reconstruction_error for entry in evaluations),
+            conciseness=_mean(entry.conciseness[TAU]["absolute"] for entry in evaluations),
+            live=_mean(len(entry.live_attributes) for entry in evaluations),
+            wasted=_mean(len(entry.duplicate_attributes) + len(entry.dead_attributes) for entry in evaluations),
         )
 
 
@@ -148,8 +148,16 @@ def _held_out(fitted: FittedInterpreter, batches: Iterable[LearningBatch]) -> Ev
     for batch in batches:
         attributes, logits = fitted.interpreter.explain(batch.activations)
         agrees = fitted.view.kind.agreement(batch.logits, logits)
-        everywhere = torch.ones_like(agrees)
-        read = ReadBatch(batch.target, batch.classes, batch.activations, attributes, batch.logits, logits, everywhere, agrees)
+        read = ReadBatch(
+            images=batch.target,
+            labels=batch.classes,
+            activations=batch.activations,
+            attributes=attributes,
+            classifier_logits=batch.logits,
+            interpreter_logits=logits,
+            inside=torch.ones_like(agrees),
+            agrees=agrees,
+        )
         total = total + batch_sums(fitted, read)
     return conclude(total)
 
@@ -159,9 +167,15 @@ def _fold(
 ) -> Evaluation:
     learnt, held_out = parts
     with no_trace(prepared.view.model), learning_mode(device):
-        result = fit(prepared, size, config, FitRequest((), (), cache=cache.part(learnt), progress=False), device)
-    means = result.survey.class_means.to(device)
-    fitted = FittedInterpreter(prepared.view, result.interpreter, prepared.image_shape, prepared.normalization, prepared.class_names, means)
+        result = fit(prepared, size, config, FitRequest(data=(), first_pass=(), cache=cache.part(learnt), progress=False), device)
+    fitted = FittedInterpreter(
+        view=prepared.view,
+        interpreter=result.interpreter,
+        image_shape=prepared.image_shape,
+        normalization=prepared.normalization,
+        class_names=prepared.class_names,
+        class_means=result.survey.class_means.to(device),
+    )
     return _held_out(fitted, (cache.select(index).to(device) for index in held_out.split(BATCH)))
 
 

@@ -44,7 +44,7 @@ def one_across_samples(attribute: int, attributes: Attributes, generator: Genera
 Permutation = Callable[[Attributes, Generator], Attributes]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shuffling:
     """Scores of g, intact and with shuffled attributes; each a mean over ``repeats`` permutations.
 
@@ -149,6 +149,14 @@ def shuffle(fitted: FittedInterpreter, data: Data, *, repeats: int = 5, limit: i
     generator = torch.Generator().manual_seed(seed)
     judge = partial(permuted_score, rows, head=head, kind=kind, repeats=repeats, generator=generator)
     alone = tuple(judge(partial(one_across_samples, attribute)) for attribute in range(fitted.interpreter.num_attributes))
-    together = (judge(across_samples), judge(within_samples))
-    intact = score(rows, rows.interpreter_logits, kind)
-    return Shuffling(len(rows), rows.seen, repeats, intact, alone, *together, chance_score(rows, kind), fitted.notes)
+    return Shuffling(
+        samples=len(rows),
+        seen=rows.seen,
+        repeats=repeats,
+        intact=score(rows, rows.interpreter_logits, kind),
+        one_at_a_time=alone,
+        across_samples=judge(across_samples),  # these two draw from the generator, in this order
+        within_samples=judge(within_samples),
+        chance=chance_score(rows, kind),
+        notes=fitted.notes,
+    )

@@ -193,9 +193,13 @@ def _pair(
     entries = [(int(first[i]), int(second[j]), float(alive[i, j])) for i, j in found]
     matches = [Match(i, j, r, _over_classes(of_classes[0][i], of_classes[1][j])) for i, j, r in entries]
     others = alive.numel() - len(found)
-    elsewhere = float(alive.sum() - sum(r for *_, r in entries)) / others if others else math.nan
-    left_over = block.shape[0] + block.shape[1] - 2 * len(found)
-    return PairStability(*places, tuple(sorted(matches, key=lambda entry: -entry.correlation)), left_over, elsewhere, agreement)
+    return PairStability(
+        *places,
+        matches=tuple(sorted(matches, key=lambda entry: -entry.correlation)),
+        unmatched=block.shape[0] + block.shape[1] - 2 * len(found),
+        elsewhere=float(alive.sum() - sum(r for *_, r in entries)) / others if others else math.nan,
+        agreement=agreement,
+    )
 
 
 def _over_classes(one: Tensor, other: Tensor) -> float:

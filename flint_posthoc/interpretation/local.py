@@ -30,7 +30,7 @@ class AttributeRelevance(NamedTuple):
     activation: float  # φ_j(x) ≥ 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalInterpretation:
     """Why these predictions? One row an image; class axes are positions in ``class_ids``.
 
@@ -198,21 +198,21 @@ def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str 
     head = fitted.interpreter.head
     explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
     return LocalInterpretation(
-        fitted.normalization.denormalize(batch.images.detach()),
-        batch.attributes,
-        batch.classifier_logits,
-        batch.interpreter_logits,
-        classes,
-        kind.prediction(batch.classifier_logits),
-        kind.prediction(batch.interpreter_logits),
-        kind.members(batch.classifier_logits),
-        kind.members(batch.interpreter_logits),
-        explanation.contributions,
-        explanation.relevance,
-        batch.agrees,
-        batch.inside,
-        explanation.bias_share,
-        fitted.class_names,
-        fitted.class_ids,
-        fitted.notes,
+        pixels=fitted.normalization.denormalize(batch.images.detach()),
+        attributes=batch.attributes,
+        classifier_logits=batch.classifier_logits,
+        interpreter_logits=batch.interpreter_logits,
+        explained_class=classes,
+        classifier_class=kind.prediction(batch.classifier_logits),
+        interpreter_class=kind.prediction(batch.interpreter_logits),
+        classifier_members=kind.members(batch.classifier_logits),
+        interpreter_members=kind.members(batch.interpreter_logits),
+        contributions=explanation.contributions,
+        relevance=explanation.relevance,
+        agrees=batch.agrees,
+        inside=batch.inside,
+        bias_share=explanation.bias_share,
+        class_names=fitted.class_names,
+        class_ids=fitted.class_ids,
+        notes=fitted.notes,
     )

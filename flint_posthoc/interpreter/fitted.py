@@ -35,7 +35,7 @@ class ReadBatch(NamedTuple):
     agrees: PerImageFlag  # g decides as f does, and f's unrestricted prediction is inside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FittedInterpreter:
     """g and d beside f.
 
@@ -115,7 +115,16 @@ class FittedInterpreter:
         if not finite.all():
             raise NonFiniteResultError(f"the interpreter's answer is not finite for {int((~finite).sum())} of {len(logits)} images")
         agrees = self.view.kind.agreement(passed.logits, logits) & passed.inside
-        return ReadBatch(batch.images, batch.labels, passed.activations, attributes, passed.logits, logits, passed.inside, agrees)
+        return ReadBatch(
+            images=batch.images,
+            labels=batch.labels,
+            activations=passed.activations,
+            attributes=attributes,
+            classifier_logits=passed.logits,
+            interpreter_logits=logits,
+            inside=passed.inside,
+            agrees=agrees,
+        )
 
 
 def _joined(parts: Sequence[ReadBatch]) -> ReadBatch:
@@ -123,5 +132,5 @@ def _joined(parts: Sequence[ReadBatch]) -> ReadBatch:
         return torch.cat([getattr(part, name) for part in parts])
 
     labels = None if parts[0].labels is None else together("labels")
-    names = ("attributes", "classifier_logits", "interpreter_logits", "inside", "agrees")
-    return ReadBatch(together("images"), labels, (), *map(together, names))
+    names = ("images", "attributes", "classifier_logits", "interpreter_logits", "inside", "agrees")
+    return ReadBatch(labels=labels, activations=(), **{name: together(name) for name in names})

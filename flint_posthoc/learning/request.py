@@ -16,7 +16,7 @@ from .caching.cache import ActivationCache
 from .keeping import CACHES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitRequest:
     """What ``FlintExplainer.fit`` was asked, checked.
 

@@ -16,7 +16,7 @@ from .survey import Survey
 PACKAGES = ("flint-posthoc", "torch", "torchvision", "timm", "captum", "numpy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """What was explained.
 
@@ -87,18 +87,18 @@ def subject_of(fitted: FittedInterpreter, *, title: str | None, data_name: str) 
     """The subject of a report on ``fitted``, made now."""
     classifier = type(fitted.view.model).__qualname__
     return Subject(
-        title or f"What {classifier} looks at",
-        classifier,
-        fitted.view.layers,
-        data_name,
-        fitted.image_shape,
-        fitted.interpreter.num_attributes,
-        fitted.view.num_classes,
-        fitted.view.num_outputs,
-        datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
-        versions(),
-        fitted.notes,
-        fitted.joint,
+        title=title or f"What {classifier} looks at",
+        classifier=classifier,
+        layers=fitted.view.layers,
+        data=data_name,
+        image_shape=fitted.image_shape,
+        num_attributes=fitted.interpreter.num_attributes,
+        num_classes=fitted.view.num_classes,
+        num_outputs=fitted.view.num_outputs,
+        made=datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
+        versions=versions(),
+        notes=fitted.notes,
+        joint=fitted.joint,
     )
 
 

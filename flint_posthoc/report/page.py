@@ -26,7 +26,7 @@ else:
 TEMPLATES = "templates"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Page:
     """What the templates show, in the order of the page.
 
@@ -59,19 +59,19 @@ def page_of(content: ReportContent) -> Page:
     views = pair_views(content, names, book)
     maps = [view.maps for view in views.values() if view.maps]
     return Page(
-        content,
-        trust(content, selection, names),
-        heat_map(content, selection, names),
-        tuple(names[c] for c in selection.classes),
-        frozenset(selection.classes),
-        attribute_cards(content, selection, names, views),
-        f"{selection.left_attributes:,} weaker attributes are left out." if selection.left_attributes else "",
-        class_sections(content, selection, names, views),
-        singles(content, selection, names, views, book),
-        tuple(dict.fromkeys((shown.method, shown.reason, shown.sanity) for shown in maps)),
-        (*content.subject.notes, *content.failures, *_left_out(content)),
-        book.pixelated,
-        book.pictures,
+        content=content,
+        trust=trust(content, selection, names),
+        heat_map=heat_map(content, selection, names),
+        names=tuple(names[c] for c in selection.classes),
+        shown=frozenset(selection.classes),
+        attributes=attribute_cards(content, selection, names, views),
+        left_attributes=f"{selection.left_attributes:,} weaker attributes are left out." if selection.left_attributes else "",
+        classes=class_sections(content, selection, names, views),
+        singles=singles(content, selection, names, views, book),
+        methods=tuple(dict.fromkeys((shown.method, shown.reason, shown.sanity) for shown in maps)),
+        notes=(*content.subject.notes, *content.failures, *_left_out(content)),
+        pixelated=book.pixelated,
+        pictures=book.pictures,  # last, when the book holds all that the others put into it
     )
 
 

@@ -50,7 +50,7 @@ class AttributeList:
     symbols: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trust:
     """The section: a verdict in a sentence, what stands out, every measure, the curve, and where they disagree."""
 
@@ -71,15 +71,15 @@ def trust(content: ReportContent, selection: Selection, names: tuple[Name, ...])
     limit = content.limits.confusions
     shown = tuple(Confusion(names[f], names[g], counted(images, "image")) for (f, g), images in confusions[:limit])
     return Trust(
-        evaluation.samples,
-        next(sentence for least, sentence in VERDICTS if evaluation.fidelity >= least),
-        _disagreement(evaluation),
-        _tiles(evaluation),
-        tuple(evaluation.rows()),
-        _conciseness(evaluation),
-        shown,
-        len(confusions) - len(shown),
-        _idle(evaluation, selection, content.threshold),
+        images=evaluation.samples,
+        verdict=next(sentence for least, sentence in VERDICTS if evaluation.fidelity >= least),
+        disagreement=_disagreement(evaluation),
+        tiles=_tiles(evaluation),
+        rows=tuple(evaluation.rows()),
+        conciseness=_conciseness(evaluation),
+        confusions=shown,
+        confusions_left=len(confusions) - len(shown),
+        idle=_idle(evaluation, selection, content.threshold),
     )
 
 

@@ -20,7 +20,9 @@ def compared(suggested: Layers, choices: list[Layers] | None = None) -> tuple[An
 
     def measured(layers: Layers) -> SizeScore:
         asked.append(layers)
-        return SizeScore(5, FIDELITY[layers], 0.01, 0.5, 1.2, 5.0, 0.0)
+        return SizeScore(
+            num_attributes=5, fidelity=FIDELITY[layers], fidelity_error=0.01, reconstruction=0.5, conciseness=1.2, live=5.0, wasted=0.0
+        )
 
     return compare_layers(measured, suggested, ("a", "b", "c"), choices, 3), asked
 

@@ -47,7 +47,9 @@ def found(explain: FlintExplainer, cache: ActivationCache) -> Selection:
 
 
 def score(size: int, fidelity: float, error: float = 0.0, wasted: float = 0.0) -> SizeScore:
-    return SizeScore(size, fidelity, error, 0.5, 2.0, size - wasted, wasted)
+    return SizeScore(
+        num_attributes=size, fidelity=fidelity, fidelity_error=error, reconstruction=0.5, conciseness=2.0, live=size - wasted, wasted=wasted
+    )
 
 
 @given(st.integers(4, 40), st.integers(2, 4), st.integers(0, 9))
@@ -81,7 +83,7 @@ def test_a_fold_is_a_fit_on_the_rest_judged_on_what_was_left_out(explain: FlintE
     pixels, expected = small.images(48), []
     for learnt, held in folds_of(48, 2, 0):
         part = cache.part(learnt)
-        result = fit(prepared, 5, CONFIG, FitRequest((), (), cache=part, progress=False), explain.device)
+        result = fit(prepared, 5, CONFIG, FitRequest(data=(), first_pass=(), cache=part, progress=False), explain.device)
         other = small.explainer(explain.model, num_attributes=5, config=CONFIG, normalization=PLAIN)
         other.fit(pixels[learnt], progress=False, cache=part)
         assert small.weights(other) == {name: value.numpy().tobytes() for name, value in result.interpreter.state_dict().items()}

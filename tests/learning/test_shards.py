@@ -461,7 +461,10 @@ def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:
 
 LAYOUT = RowLayout(((1, 2, 2),), 2, (1, 1, 1), "float32")
 SHARD = StoredFile(LAYOUT.file_bytes(1), "d" * 64)
-WRITTEN = Manifest("a" * 64, ("one",), None, LAYOUT, "b" * 64, 1, (1, 0), StoredFile(1, "c" * 64), (SHARD,), (1,))
+WRITTEN = Manifest(
+    classifier="a" * 64, layers=("one",), class_ids=None, layout=LAYOUT, data="b" * 64, batches=1, class_counts=(1, 0),
+    summary=StoredFile(1, "c" * 64), shards=(SHARD,), shard_rows=(1,),
+)  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["file", "rows", "bytes", "digest"]), inner, max_size=4),

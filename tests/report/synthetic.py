@@ -89,20 +89,24 @@ def samples(shape: tuple[int, int, int], attributes: int, class_names: tuple[str
     of_classifier = torch.where(agrees, explained, (explained + 1) % (classes - 1))
     pixels = torch.stack([photograph(shape, 1000 + index) for index in range(count)])
     logits = torch.randn(count, classes, generator=source)
-    values = (
-        logits,
-        logits,
-        explained,
-        of_classifier,
-        explained,
-        *(torch.nn.functional.one_hot(of, classes).bool() for of in (of_classifier, explained)),
-        contributions,
-        relevance(contributions),
-        agrees,
-        torch.ones(count, dtype=torch.bool),
-        torch.full((count,), 0.12),
+    local = LocalInterpretation(
+        pixels=pixels,
+        attributes=phi,
+        classifier_logits=logits,
+        interpreter_logits=logits,
+        explained_class=explained,
+        classifier_class=of_classifier,
+        interpreter_class=explained,
+        classifier_members=torch.nn.functional.one_hot(of_classifier, classes).bool(),
+        interpreter_members=torch.nn.functional.one_hot(explained, classes).bool(),
+        contributions=contributions,
+        relevance=relevance(contributions),
+        agrees=agrees,
+        inside=torch.ones(count, dtype=torch.bool),
+        bias_share=torch.full((count,), 0.12),
+        class_names=class_names,
+        class_ids=tuple(range(classes)),
     )
-    local = LocalInterpretation(pixels, phi, *values, class_names, tuple(range(classes)))
     return Samples(local, tuple(range(5, 5 + 7 * count, 7)), tuple(explained.tolist()))
 
 
@@ -139,8 +143,9 @@ def content(
     activations[:, -1] = 0
     histograms.add(activations)
     subject = Subject(
-        "What SmallCNN looks at", "SmallCNN", ("conv1", "conv2"), "synthetic pictures", shape, attributes, classes, classes,
-        "3 May 2031, 12:00 UTC", (("Python", "3.12.1"), ("torch", "2.9.0")), ("a note on the data",),
+        title="What SmallCNN looks at", classifier="SmallCNN", layers=("conv1", "conv2"), data="synthetic pictures", image_shape=shape,
+        num_attributes=attributes, num_classes=classes, num_outputs=classes, made="3 May 2031, 12:00 UTC",
+        versions=(("Python", "3.12.1"), ("torch", "2.9.0")), notes=("a note on the data",),
     )  # fmt: skip
     survey = Survey(
         evaluation(attributes, classes), seen, (*(180 - index for index in range(classes - 1)), 0), histograms.result(),

@@ -86,7 +86,10 @@ def test_empty_data_is_refused(explain: FlintExplainer) -> None:
 def batch(count: int) -> ReadBatch:
     inside, images = torch.ones(count, dtype=torch.bool), torch.zeros(count, 1, 2, 2)
     inside[::10] = False
-    return ReadBatch(images, None, (), torch.zeros(count, 1), torch.zeros(count, 2), torch.zeros(count, 2), inside, inside)
+    return ReadBatch(
+        images=images, labels=None, activations=(), attributes=torch.zeros(count, 1), classifier_logits=torch.zeros(count, 2),
+        interpreter_logits=torch.zeros(count, 2), inside=inside, agrees=inside,
+    )  # fmt: skip
 
 
 def flags(count: int, value: bool) -> Tensor:

@@ -109,10 +109,17 @@ def _write(
     survey = sums.result()
     with writing(folder):
         write_tensors(folder / SUMMARY_NAME, {_MEANS: survey.class_means} | ({} if components is None else components.tensors()))
-        summary = _stored(folder / SUMMARY_NAME)
-        shards = tuple(writer.shards), tuple(writer.rows)
         manifest = Manifest(
-            origin.classifier, origin.layers, origin.class_ids, layout, seen.result(), survey.batches, survey.class_counts, summary, *shards
+            classifier=origin.classifier,
+            layers=origin.layers,
+            class_ids=origin.class_ids,
+            layout=layout,
+            data=seen.result(),
+            batches=survey.batches,
+            class_counts=survey.class_counts,
+            summary=_stored(folder / SUMMARY_NAME),
+            shards=tuple(writer.shards),
+            shard_rows=tuple(writer.rows),
         )
         write_manifest(folder, manifest)
     return survey, manifest

@@ -27,7 +27,7 @@ class StoredFile(NamedTuple):
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A whole cache in words and numbers.
 
@@ -99,16 +99,16 @@ class Manifest:
         )
         shards = [_shard(place, entry, layout) for place, entry in enumerate(_list(told["shards"], SHARDS_LIMIT))]
         manifest = cls(
-            _digest(told["classifier"]),
-            tuple(_text(layer) for layer in _list(told["layers"], LAYERS_LIMIT)),
-            None if told["class_ids"] is None else tuple(_whole(c, 0, AXIS_LIMIT) for c in _list(told["class_ids"], AXIS_LIMIT)),
-            layout,
-            _digest(told["data"]),
-            _whole(told["batches"], 1, IMAGES_LIMIT),
-            tuple(_whole(count, 0, IMAGES_LIMIT) for count in _list(told["class_counts"], AXIS_LIMIT)),
-            _file(told["summary"], SUMMARY_NAME),
-            tuple(shard for shard, _ in shards),
-            tuple(rows for _, rows in shards),
+            classifier=_digest(told["classifier"]),
+            layers=tuple(_text(layer) for layer in _list(told["layers"], LAYERS_LIMIT)),
+            class_ids=None if told["class_ids"] is None else tuple(_whole(c, 0, AXIS_LIMIT) for c in _list(told["class_ids"], AXIS_LIMIT)),
+            layout=layout,
+            data=_digest(told["data"]),
+            batches=_whole(told["batches"], 1, IMAGES_LIMIT),
+            class_counts=tuple(_whole(count, 0, IMAGES_LIMIT) for count in _list(told["class_counts"], AXIS_LIMIT)),
+            summary=_file(told["summary"], SUMMARY_NAME),
+            shards=tuple(shard for shard, _ in shards),
+            shard_rows=tuple(rows for _, rows in shards),
         )
         manifest._check(_whole(told["images"], 1, IMAGES_LIMIT))
         return manifest
