@@ -6,15 +6,16 @@ Nothing here loops over samples; what runs over a data set is returned as sums t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .arrays import Attributes, Bias, ClassIndex, Contributions, Images, PerAttributeFlag, PerImage, PerImageFlag, Relevance, Weight
+from .arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, PerAttributeFlag, PerImage, PerImageFlag, Relevance, Weight
 from .errors import ConfigurationError
 
 RELEVANT = 0.2  # |r| above this: the attribute matters for that sample
@@ -156,6 +157,12 @@ def classify_attributes(
     for index in relevant_counts.argsort(descending=True, stable=True).tolist():
         live[index] = alive[index] & ~(live & (correlation[index] > DUPLICATE_CORRELATION)).any()
     return AttributeStatus(live, alive & ~live, ~alive, fired_counts == 0)
+
+
+def among_first(logits: Logits, classes: ClassIndex, depths: Sequence[int]) -> Bool[Tensor, "b depths"]:
+    """Whether the class of an image is among the k of largest logits, a column each k of ``depths``."""
+    order = logits.topk(min(max(depths), logits.shape[1]), dim=1).indices
+    return torch.stack([(order[:, :k] == classes[:, None]).any(dim=1) for k in depths], dim=1)
 
 
 def reconstruction_error(reconstruction: Images, images: Images) -> PerImage:

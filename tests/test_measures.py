@@ -55,6 +55,14 @@ def test_bias_share_is_the_oracles(sample: Sample) -> None:
     close(measures.bias_share(sample.alpha, bias), oracles.bias_share(oracles.rows(sample.alpha), oracles.rows(bias)))
 
 
+@given(samples)
+def test_the_first_k_are_the_largest_logits(sample: Sample) -> None:
+    depths = (1, 2, 4)
+    order = [sorted(range(sample.num_classes), key=lambda c: -row[c]) for row in oracles.rows(sample.other_logits)]
+    expected = [[c in ranked[:k] for k in depths] for c, ranked in zip(sample.classes.tolist(), order, strict=True)]
+    assert measures.among_first(sample.other_logits, sample.classes, depths).tolist() == expected
+
+
 @given(samples, st.floats(0.8, 8))
 def test_conciseness_is_the_oracles(sample: Sample, tau: float) -> None:
     explained = measures.explained(sample.alpha)

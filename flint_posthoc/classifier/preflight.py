@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..arrays import Images, Logits
 from ..errors import ClassifierOutputError, LayerNotReachedError, UnmappableActivationError
 from .adapter import ModelAdapter, TapLayout, find_adapter
-from .recording import Recording, forward, recorded, two_samples
+from .recording import Recording, forward, is_leaf, recorded, two_samples
 from .taps import check_device, frozen, layer_not_reached, resolve_layers, unwrap
 
 PROBABILITIES = "the output looks like probabilities already; pass a classifier that returns logits (before softmax or sigmoid)"
@@ -164,7 +164,7 @@ def _without_batch(raw: Tensor, layout: TapLayout) -> tuple[int, ...]:
 def _record(model: nn.Module, run: _DryRun, logits: Logits) -> PreflightRecord:
     taps = tuple(run.tap(layer) for layer in run.in_order())
     recording, parameters = run.recording, tuple(model.parameters())
-    leaves = {name for name, module in model.named_modules() if not any(True for _ in module.children())}
+    leaves = {name for name, module in model.named_modules() if is_leaf(module)}
     return PreflightRecord(
         taps=taps,
         num_classes=logits.shape[1],

@@ -59,10 +59,15 @@ class Operator:
         return "activation" in self.kinds and not is_activation_module(self.module)
 
 
+def is_leaf(module: nn.Module) -> bool:
+    """Whether it holds no other module."""
+    return not any(True for _ in module.children())
+
+
 def is_activation_module(module: nn.Module) -> bool:
     """A leaf that can do nothing but activate: torch's own, and any other one without parameters."""
     own = type(module).__module__ == "torch.nn.modules.activation" and not isinstance(module, nn.MultiheadAttention)
-    return own or (not any(True for _ in module.children()) and not any(True for _ in module.parameters()))
+    return own or (is_leaf(module) and not any(True for _ in module.parameters()))
 
 
 Observer: TypeAlias = Callable[[str, nn.Module, Any], None]  # told (name, module, output) as each call of a named module ends

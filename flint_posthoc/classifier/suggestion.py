@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..arrays import Images, Logits
 from ..errors import LayerError, UnmappableActivationError
 from .adapter import ModelAdapter, Suggestion, TapLayout
-from .recording import Recording, forward, recorded, two_samples
+from .recording import Recording, forward, is_leaf, recorded, two_samples
 from .taps import frozen
 
 BLOCK = 0.25  # of all linear layers: what holds more is no block but the body of the net, and its name says nothing
@@ -68,7 +68,7 @@ class _Survey:
         return [_Candidate(names, self._is_block(names[-1]), *found) for names, found in zip(once, self._found, strict=True) if names]
 
     def _is_block(self, name: str) -> bool:
-        return any(True for _ in self._model.get_submodule(name).children())
+        return not is_leaf(self._model.get_submodule(name))
 
     def _observe(self, name: str, module: nn.Module, output: Any) -> None:
         layout = self._layout(name, module, output)
@@ -80,7 +80,7 @@ class _Survey:
         if place == len(self._found):
             self._names.append([name])
             self._found.append((layout, self._recording.position, edge))
-        elif place == len(self._found) - 1 and any(True for _ in module.children()):
+        elif place == len(self._found) - 1 and not is_leaf(module):
             self._names[place].append(name)  # a container passes its last child's output on; an Identity is no second layer
 
     def _layout(self, name: str, module: nn.Module, output: Any) -> TapLayout | None:

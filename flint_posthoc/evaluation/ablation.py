@@ -19,10 +19,11 @@ from ..classifier.adapter import ModelAdapter, TapLayout
 from ..classifier.taps import hooked
 from ..classifier.view import ClassifierView
 from ..data import Data
-from ..errors import EmptyDataError, UnmappableActivationError
-from ..interpreter.fitted import FittedInterpreter
+from ..errors import UnmappableActivationError
+from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import area_resize
 from .dictionaries import Factorisation, learn_readout
+from .gathering import add_up
 
 STEPS = 10  # towards activations without an attribute
 RESCALED = 5  # times that the length of a random move is put right
@@ -126,26 +127,29 @@ class PatternAblation:
 
 @dataclass(frozen=True)
 class _PatternSums:
-    """Additive: Σ_x of [1, φ] and, for each tap, of [1, φ]ᵀ [φ] and [1, φ]ᵀ [pooled maps], float64."""
+    """Additive: Σ_x of [1, φ]ᵀ [1, φ] and, for each tap, of [1, φ]ᵀ [pooled maps] (1 + J, channels, h, w), float64."""
 
     attributes: Tensor
     maps: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, attributes: Attributes, maps: list[Tensor]) -> _PatternSums:
-        design = torch.cat([torch.ones(len(attributes), 1, device=attributes.device), attributes], dim=1).double()
-        return cls(design.T @ design, tuple(design.T @ tap.flatten(1).double() for tap in maps))
+    def of(cls, batch: ReadBatch, grid: tuple[int, int]) -> _PatternSums:
+        """Of one batch, its maps averaged over the cells of a grid at most so fine."""
+        design = torch.cat([torch.ones(len(batch.images), 1, device=batch.images.device), batch.attributes], dim=1).double()
+        pooled = [area_resize(maps, (min(grid[0], maps.shape[2]), min(grid[1], maps.shape[3]))) for maps in batch.activations]
+        return cls(design.T @ design, tuple((design.T @ tap.flatten(1).double()).unflatten(1, tap.shape[1:]) for tap in pooled))
 
     def __add__(self, other: _PatternSums) -> _PatternSums:
         return _PatternSums(self.attributes + other.attributes, tuple(one + two for one, two in zip(self.maps, other.maps, strict=True)))
 
-    def solve(self) -> list[Tensor]:
-        """(J, D) of each tap: the ridge is a tenth of the attributes' mean variance, and none for the intercept."""
+    def solve(self) -> tuple[Tensor, ...]:
+        """(J, channels, h, w) of each tap: the ridge is a tenth of the attributes' mean variance, and none for the intercept."""
         images = self.attributes[0, 0]
         variance = self.attributes.diagonal()[1:] / images - (self.attributes[0, 1:] / images).square()
         ridge = torch.full_like(self.attributes[0], float(RIDGE * images * variance.mean().clamp_min(1e-12)))
         ridge[0] = 0
-        return [torch.linalg.solve(self.attributes + ridge.diag(), tap)[1:].float() for tap in self.maps]
+        penalised = self.attributes + ridge.diag()
+        return tuple(torch.linalg.solve(penalised, tap.flatten(1))[1:].float().unflatten(1, tap.shape[1:]) for tap in self.maps)
 
 
 def learn_patterns(fitted: FittedInterpreter, data: Data) -> PatternAblation:
@@ -153,16 +157,9 @@ def learn_patterns(fitted: FittedInterpreter, data: Data) -> PatternAblation:
 
     Duplicates share a pattern, and an attribute that never varies has none. Raises ``DataError``.
     """
-    height, width = fitted.interpreter.attribute_network.pool
-    total: _PatternSums | None = None
-    for batch in fitted.read(data):
-        pooled = [area_resize(maps, (min(height, maps.shape[2]), min(width, maps.shape[3]))) for maps in batch.activations]
-        sums = _PatternSums.of(batch.attributes, pooled)
-        total = sums if total is None else total + sums
-    if total is None:
-        raise EmptyDataError("the data held no batch, there are no patterns to learn")
-    shapes = [(maps.shape[1:]) for maps in pooled]
-    return PatternAblation(fitted, tuple(part.unflatten(1, shape) for part, shape in zip(total.solve(), shapes, strict=True)))
+    grid = fitted.interpreter.attribute_network.pool
+    sums = (_PatternSums.of(batch, grid) for batch in fitted.read(data))
+    return PatternAblation(fitted, add_up(sums, "there are no patterns to learn").solve())
 
 
 class GradientAblation:

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..canvas import Figure
 from ..charts import count_matrix
 from ..data import Data
-from ..errors import EmptyDataError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
+from ..measures import among_first
 from ..words import number, percent, plain, table, with_notes
+from .gathering import add_up
 
 DEPTHS = (1, 2, 3, 4)  # the first k of g's classes; the paper looks at 2, 3 and 4
 SHOWN = 5
@@ -52,15 +53,9 @@ def confusion_sums(fitted: FittedInterpreter, batch: ReadBatch) -> ConfusionSums
     kind, classes = fitted.view.kind, fitted.view.num_classes
     f, g = (kind.prediction(logits).cpu() for logits in (batch.classifier_logits, batch.interpreter_logits))
     counts = torch.bincount(f * classes + g, minlength=classes**2).view(classes, classes)
-    outside = ~_among_first(batch.interpreter_logits.cpu(), f)
+    outside = ~among_first(batch.interpreter_logits.cpu(), f, DEPTHS)
     right = torch.zeros_like(f, dtype=torch.bool) if batch.labels is None else f == batch.labels.cpu()
     return ConfusionSums(counts, outside.sum(dim=0), outside[right].sum(dim=0), 0 if batch.labels is None else len(f))
-
-
-def _among_first(logits: Tensor, classes: Tensor) -> Tensor:
-    """(b, depths): whether a class is among the first k."""
-    order = logits.topk(min(max(DEPTHS), logits.shape[1]), dim=1).indices
-    return torch.stack([(order[:, :k] == classes[:, None]).any(dim=1) for k in DEPTHS], dim=1)
 
 
 @dataclass(frozen=True)
@@ -147,10 +142,5 @@ def confuse(fitted: FittedInterpreter, data: Data) -> Confusion:
         EmptyDataError: ``data`` holds no images.  ConfigurationError: a multi-label classifier.
     """
     fitted.require_one_label("a confusion table")
-    total: ConfusionSums | None = None
-    for batch in fitted.read(data):
-        sums = confusion_sums(fitted, batch)
-        total = sums if total is None else total + sums
-    if total is None:
-        raise EmptyDataError("the data held no batch, there is nothing to compare")
-    return conclude_confusion(total, fitted)
+    sums = (confusion_sums(fitted, batch) for batch in fitted.read(data))
+    return conclude_confusion(add_up(sums, "there is nothing to compare"), fitted)

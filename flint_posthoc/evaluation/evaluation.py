@@ -19,6 +19,7 @@ from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import (
     AttributeMoments,
     absolute_conciseness,
+    among_first,
     area_resize,
     attribute_moments,
     class_centred,
@@ -73,7 +74,7 @@ def batch_sums(fitted: FittedInterpreter, batch: ReadBatch) -> EvaluationSums:
         **_label_counts(f, g, agrees, batch.labels),
     }
     if kind.one_label:
-        counts["top_k"] = _top_k_hits(f, batch.interpreter_logits)
+        counts["top_k"] = among_first(batch.interpreter_logits, f, TOP_KS).sum(dim=0)
     if kind.shift_invariant and not fitted.interpreter.config.centre_head:
         centred = _relevance_sums(kind, batch.attributes, class_centred(head.weight, head.bias)[0], batch.interpreter_logits)
         counts |= {CENTRED + name: value for name, value in centred.items()}
@@ -103,11 +104,6 @@ def _reconstruction_sums(fitted: FittedInterpreter, batch: ReadBatch, f: ClassIn
     class_means = fitted.class_means[f if batch.labels is None else batch.labels]
     guesses = {"reconstruction": fitted.redrawn(batch.attributes), "class_mean": pixels(class_means)}
     return {name: reconstruction_error(guess, target).sum() for name, guess in guesses.items()}
-
-
-def _top_k_hits(prediction: ClassIndex, logits: Logits) -> Tensor:
-    order = logits.topk(min(max(TOP_KS), logits.shape[1]), dim=1).indices
-    return torch.stack([(order[:, :k] == prediction[:, None]).any(dim=1).sum() for k in TOP_KS])
 
 
 def _label_counts(f: ClassIndex, g: ClassIndex, agrees: PerImageFlag, labels: Tensor | None) -> dict[str, Tensor]:

@@ -1,8 +1,12 @@
-"""What f and g say of many images at once: a uniform sample of rows from one pass, at most so many."""
+"""What f and g say of many images at once: sums over all of them, or a uniform sample of rows from one pass, at most so many."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +20,17 @@ from ..interpreter.fitted import FittedInterpreter, ReadBatch
 
 LIMIT = 20_000  # images kept, unless more are asked for
 UNLABELLED = -1
+
+Sums = TypeVar("Sums")  # what adds up over batches
+
+
+def add_up(parts: Iterable[Sums], otherwise: str) -> Sums:
+    """The sum of what each batch gave. Raises ``EmptyDataError``, which ends in ``otherwise``, where there was no batch."""
+    rest = iter(parts)
+    first = next(rest, None)
+    if first is None:
+        raise EmptyDataError(f"the data held no batch, {otherwise}")
+    return reduce(add, rest, first)
 
 
 class RowReservoir:

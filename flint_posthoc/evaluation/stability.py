@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +20,14 @@ from ..charts import curves
 from ..classifier.adapter import TapLayout
 from ..classifier.view import OpenView
 from ..data import Data
-from ..errors import ClassifierMismatchError, ConfigurationError, EmptyDataError
+from ..errors import ClassifierMismatchError, ConfigurationError
 from ..interpretation.classes import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter
-from ..measures import AttributeMoments, attribute_moments, pearson
+from ..measures import AttributeMoments, RelevanceSums, attribute_moments, pearson
 from ..memory import Halving, at_once
 from ..storage import fingerprint
 from ..words import number, percent, plain, table, with_notes
+from .gathering import add_up
 
 SAME = 0.9  # correlation above which two attributes are called the same
 
@@ -137,51 +139,46 @@ class Stability:
         return curves(points, heading="Do other seeds find the same attributes?", axis="matched attributes", vertical="correlation")
 
 
-@dataclass
-class _Reading:
-    """Sums over images of several fits at once: moments of all attributes side by side, relevance of each, answers that agree."""
+@dataclass(frozen=True)
+class _Sums:
+    """Additive, over images of several fits at once: moments of all attributes side by side, relevance of each fit, answers that agree."""
 
-    fits: Sequence[FittedInterpreter]
-    images: int = 0
-    moments: AttributeMoments | None = None
-    relevance: tuple[Tensor, ...] = ()
-    counts: tuple[Tensor, ...] = ()
-    agreeing: Tensor | None = None
+    images: int
+    moments: AttributeMoments
+    relevance: tuple[RelevanceSums, ...]
+    agreeing: Tensor
 
-    def add(self, attributes: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
+    @classmethod
+    def of(cls, fits: Sequence[FittedInterpreter], explained: Sequence[tuple[Tensor, Tensor]]) -> _Sums:
         """One batch: Φ (b, J) and logits (b, C) of every fit."""
-        kind = self.fits[0].view.kind
-        moments = attribute_moments(torch.cat(list(attributes), dim=1))
-        sums = [
-            class_relevance_sums(kind, phi, fitted.interpreter.head.weight, z)
-            for fitted, phi, z in zip(self.fits, attributes, logits, strict=True)
-        ]
-        agreeing = torch.stack([torch.stack([kind.agreement(one, other).sum() for other in logits]) for one in logits])
-        first = self.moments is None
-        self.images += len(logits[0])
-        self.moments = moments if self.moments is None else self.moments + moments
-        self.relevance = tuple(entry.sum + (0 if first else old) for entry, old in _beside(sums, self.relevance))
-        self.counts = tuple(entry.counts + (0 if first else old) for entry, old in _beside(sums, self.counts))
-        self.agreeing = agreeing if self.agreeing is None else self.agreeing + agreeing
-
-    def conclude(self) -> Stability:
-        """Match every two fits. Raises ``EmptyDataError`` where nothing was added."""
-        if self.moments is None or self.agreeing is None:
-            raise EmptyDataError("the data held no batch, there is nothing to compare the fits on")
-        sizes = [fitted.interpreter.num_attributes for fitted in self.fits]
-        blocks = [row.split(sizes, dim=1) for row in self.moments.correlation().cpu().split(sizes)]
-        of_classes = [(total / counts).cpu() for total, counts in zip(self.relevance, self.counts, strict=True)]
-        shares = (self.agreeing.double() / self.images).tolist()
-        varies = [block[place].diagonal() > 0 for place, block in enumerate(blocks)]
-        pairs = tuple(
-            _pair((a, b), blocks[a][b], (varies[a], varies[b]), (of_classes[a], of_classes[b]), shares[a][b])
-            for a, b in combinations(range(len(self.fits)), 2)
+        kind, logits = fits[0].view.kind, [z for _, z in explained]
+        relevance = tuple(
+            class_relevance_sums(kind, phi, fitted.interpreter.head.weight, z) for fitted, (phi, z) in zip(fits, explained, strict=True)
         )
-        return Stability(self.images, len(self.fits), pairs, self.fits[0].notes)
+        agreeing = torch.stack([torch.stack([kind.agreement(one, other).sum() for other in logits]) for one in logits])
+        return cls(len(logits[0]), attribute_moments(torch.cat([phi for phi, _ in explained], dim=1)), relevance, agreeing)
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.images + other.images,
+            self.moments + other.moments,
+            tuple(RelevanceSums(*map(add, mine, theirs)) for mine, theirs in zip(self.relevance, other.relevance, strict=True)),
+            self.agreeing + other.agreeing,
+        )
 
 
-def _beside(sums: Sequence[Any], old: Sequence[Tensor]) -> list[tuple[Any, Any]]:
-    return list(zip(sums, old or (0,) * len(sums), strict=True))
+def _conclude(fits: Sequence[FittedInterpreter], sums: _Sums) -> Stability:
+    """Match every two fits."""
+    sizes = [fitted.interpreter.num_attributes for fitted in fits]
+    blocks = [row.split(sizes, dim=1) for row in sums.moments.correlation().cpu().split(sizes)]
+    of_classes = [(entry.sum / entry.counts).cpu() for entry in sums.relevance]
+    shares = (sums.agreeing.double() / sums.images).tolist()
+    varies = [block[place].diagonal() > 0 for place, block in enumerate(blocks)]
+    pairs = tuple(
+        _pair((a, b), blocks[a][b], (varies[a], varies[b]), (of_classes[a], of_classes[b]), shares[a][b])
+        for a, b in combinations(range(len(fits)), 2)
+    )
+    return Stability(sums.images, len(fits), pairs, fits[0].notes)
 
 
 def _pair(
@@ -232,13 +229,16 @@ def compare_fits(fits: Sequence[FittedInterpreter], data: Data) -> Stability:
         ConfigurationError: fewer than two, or for other classes or images. ClassifierMismatchError: of another classifier. DataError.
     """
     _check(fits)
-    reading, halving = _Reading(fits), Halving("explaining", at_once(fits[0].image_shape, fits[0].device))
+    halving = Halving("explaining", at_once(fits[0].image_shape, fits[0].device))
     with ExitStack() as stack:
         runs = {fitted.view.layouts: stack.enter_context(fitted.view.frozen()) for fitted in {f.view.layouts: f for f in fits}.values()}
-        for batch in fits[0].batches(data):
-            for explained in halving.parts(partial(_explained, fits, runs, batch.images), len(batch.images)):
-                reading.add(*zip(*explained, strict=True))
-    return reading.conclude()
+        sums = (
+            _Sums.of(fits, explained)
+            for batch in fits[0].batches(data)
+            for explained in halving.parts(partial(_explained, fits, runs, batch.images), len(batch.images))
+        )
+        total = add_up(sums, "there is nothing to compare the fits on")
+    return _conclude(fits, total)
 
 
 def _explained(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..arrays import Images, Logits
 from ..classifier.copying import copy_of
-from ..classifier.recording import ParametersRead
+from ..classifier.recording import ParametersRead, is_leaf
 from ..classifier.taps import frozen, hooked, tapped
 from ..classifier.view import model_dtype
 from .fitted import FittedInterpreter
@@ -73,7 +73,7 @@ class InterpreterClassifier(nn.Module):
         """The ids of f's leaves that the pass up to the deepest tap never calls, and whose parameters nobody else reads in it."""
         called: set[nn.Module] = set()
         read: set[int] = set()
-        leaves = [module for module in self.classifier.modules() if not list(module.children())]
+        leaves = [module for module in self.classifier.modules() if is_leaf(module)]
         hooks = ((leaf.register_forward_hook, lambda module, *_: called.add(module)) for leaf in leaves)
         with hooked(hooks), ParametersRead(lambda parameter: read.add(id(parameter))):
             self(sample)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
-from flint_posthoc.evaluation.gathering import RowReservoir, gather
+from flint_posthoc.evaluation.gathering import RowReservoir, add_up, gather
 from flint_posthoc.evaluation.shuffling import across_samples, one_across_samples, shuffle, within_samples
 
 Labelled = list[tuple[Tensor, Tensor]]
@@ -32,6 +32,12 @@ def explain(learnt: FlintExplainer) -> FlintExplainer:
 
 def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
+
+
+def test_sums_add_up_over_batches_and_say_so_where_there_was_none() -> None:
+    assert add_up(iter([1, 2, 3]), "there is nothing to count") == 6
+    with pytest.raises(EmptyDataError, match="the data held no batch, there is nothing to count"):
+        add_up([], "there is nothing to count")
 
 
 def test_permutations_keep_what_they_should() -> None:

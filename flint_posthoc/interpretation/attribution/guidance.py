@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
 from ...arrays import Images
-from ...classifier.recording import is_zero
+from ...classifier.recording import is_leaf, is_zero
 from ...classifier.taps import hooked
 from .scores import PixelScores
 
@@ -173,7 +173,7 @@ class _Tracer:
     @contextmanager
     def on(self, network: nn.Module) -> Iterator[None]:
         """Hooks on every leaf of ``network``."""
-        leaves = [(name, module) for name, module in network.named_modules() if not any(True for _ in module.children())]
+        leaves = [(name, module) for name, module in network.named_modules() if is_leaf(module)]
         registrations: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
         for name, module in leaves:
             registrations += [(module.register_forward_pre_hook, partial(self.enter, name)), (module.register_forward_hook, self.leave)]

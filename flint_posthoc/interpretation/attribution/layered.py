@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...arrays import Activations
+from ...classifier.recording import is_leaf
 from ...interpreter.attributes import AttributeNetwork, TapReader
 from .scores import PixelScores
 
@@ -95,7 +96,7 @@ class _Unseen(nn.Module):
 def hide(module: nn.Module, rules: Container[type]) -> None:
     """Put the leaves of ``module`` that there is no rule for out of LRP's sight. For copies only."""
     for name, child in module.named_children():
-        if any(True for _ in child.children()):
+        if not is_leaf(child):
             hide(child, rules)
         elif type(child) not in rules:
             setattr(module, name, _Unseen(child))
