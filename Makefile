@@ -40,7 +40,7 @@ fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network: the sugges
 imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (3 minutes)
 	$(BIN)/python -m examples.imagenette.run --data $(DATA) --seeds 0 1 2
 
-weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (30 minutes)
+weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (an hour)
 	$(BIN)/python -m examples.weights.run --data $(DATA)
 	$(BIN)/python -m examples.weights.lengths --data $(DATA)
 
