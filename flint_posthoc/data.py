@@ -6,9 +6,7 @@ images is one batch; a map-style data set of single images (C, H, W) is read in 
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +35,8 @@ from .errors import (
 from .labels import LABEL_POLICIES, Labels, warn_left_out
 from .loading import ALLOWED, changed_loader, collate, describe, is_map_style, iterable, parts_of, readable
 from .loading import Data as Data
+from .randomness import preserved_random_state
+from .randomness import seed_global_states as seed_global_states
 
 AUGMENTATION_SAMPLES = 8
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -163,30 +163,6 @@ def shuffles(data: Data) -> bool | None:
     if isinstance(data, DataLoader):
         return _is_random(_item_sampler(data))
     return False if isinstance(data, Tensor) or is_map_style(data) else None
-
-
-@contextlib.contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Puts the global random states of torch (all CUDA devices in use too), numpy and Python back when the block ends, however it ends."""
-    states: list[tuple[Callable[[Any], object], Any]] = [
-        (torch.set_rng_state, torch.get_rng_state()),
-        (np.random.set_state, np.random.get_state()),  # noqa: NPY002 (the global state is what is kept)
-        (random.setstate, random.getstate()),
-    ]
-    if torch.cuda.is_initialized():
-        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-    try:
-        yield
-    finally:
-        for restore, state in states:
-            restore(state)
-
-
-def seed_global_states(seed: int) -> None:
-    """Of torch, numpy and Python, which loaders and their augmentation draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global state is what is seeded)
-    random.seed(seed)
 
 
 def _read_twice(data: Data, source: Any, positions: list[int]) -> Iterable[Any]:

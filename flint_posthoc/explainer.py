@@ -19,7 +19,7 @@ from .artifact import SavedExplainer, load, load_trained_classifier, save
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, range_notes, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
-from .data import Data, FirstPass, is_one_shot, look_at, num_images, preserved_random_state, seed_global_states
+from .data import Data, FirstPass, is_one_shot, look_at, num_images
 from .errors import ClassifierOutputError, ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
 from .evaluation.layer_choice import LayerComparison, compare_layers
 from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
@@ -41,6 +41,7 @@ from .learning.request import FitRequest
 from .learning.schedule import LossSchedule
 from .memory import said_in_words
 from .processes import alone, from_main, is_main, together
+from .randomness import preserved_random_state, seed_global_states
 from .splitting import own_part
 from .storage import fingerprint
 

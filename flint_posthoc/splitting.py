@@ -27,9 +27,10 @@ from torch.utils.data import (
 )
 
 from . import processes
-from .data import Data, preserved_random_state
+from .data import Data
 from .errors import DataError, EmptyDataError
 from .loading import BATCH_SIZE, changed_loader, collate, is_map_style, iterable
+from .randomness import preserved_random_state
 
 _KNOWN_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, Subset, TensorDataset
 
-from flint_posthoc.data import Batch, FirstPass, augments, batches, is_one_shot, num_images, preserved_random_state, shuffles
+from flint_posthoc.data import Batch, FirstPass, augments, batches, is_one_shot, num_images, shuffles
 from flint_posthoc.errors import (
     BatchFormatError,
     EmptyDataError,
@@ -20,6 +20,7 @@ from flint_posthoc.errors import (
     MissingLabelsError,
     NonFinitePixelsError,
 )
+from flint_posthoc.randomness import preserved_random_state
 
 IMAGES = torch.arange(10 * 2 * 3 * 4, dtype=torch.float32).view(10, 2, 3, 4) / 240
 LABELS = torch.arange(10) % 4

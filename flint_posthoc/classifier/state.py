@@ -5,15 +5,15 @@ Each class here takes a snapshot when made and puts it back on ``restore()``. Th
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ..randomness import RandomState
 
 _HOLDING = (dict, list, set, deque, tuple, Tensor)
 _HOLDS_NOTHING = frozenset({bool, int, float, str, type(None)})  # nearly all that a module has beside its dicts
@@ -59,25 +59,18 @@ def _read(reader: Callable[[], Any]) -> Any:
 
 
 class ProcessState:
-    """Grad mode, default dtype, threads, backend flags, and the global random state of torch (CPU and CUDA), NumPy and Python."""
+    """Grad mode, default dtype, threads, backend flags, and the global random states."""
 
     def __init__(self) -> None:
         self._settings = [_read(reader) for reader, _ in _SETTINGS]
-        self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        self._numpy = np.random.get_state()  # noqa: NPY002 - the user's global generator is what has to be kept
-        self._python = random.getstate()
+        self._random = RandomState()
 
     def restore(self) -> None:
         """Put everything back; settings that did not change are not written."""
         for (reader, writer), value in zip(_SETTINGS, self._settings, strict=True):
             if value is not _UNREADABLE and _read(reader) not in (value, _UNREADABLE):
                 writer(value)
-        torch.set_rng_state(self._torch)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
-        np.random.set_state(self._numpy)  # noqa: NPY002
-        random.setstate(self._python)
+        self._random.restore()
 
 
 def _fill(container: Any, content: Any) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..arrays import Activations, Logits
 from ..canvas import Figure
 from ..charts import ranked_bars
-from ..data import Data, preserved_random_state
+from ..data import Data
 from ..errors import ConfigurationError
 from ..interpreter.attributes import AttributeNetwork
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import absolute_conciseness, area_resize, contributions, explained, relevance
+from ..randomness import preserved_random_state
 from ..words import number, percent, plain, table, with_notes
 from .dictionaries import DICTIONARIES, learn_readout
 from .estimates import Interval, paired_interval

@@ -11,10 +11,11 @@ from torch import Generator
 from ..arrays import Images, PerImage
 from ..canvas import Figure
 from ..charts import curves
-from ..data import Data, is_one_shot, preserved_random_state
+from ..data import Data, is_one_shot
 from ..errors import ConfigurationError, DataError
 from ..interpreter.fitted import FittedInterpreter
 from ..measures import spearman
+from ..randomness import preserved_random_state
 from ..words import percent, plain, table, with_notes
 from .ablation import Dictionary, GradientAblation, learn_atoms, learn_patterns
 from .estimates import Interval, bootstrap
