@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from ..arrays import is_photograph
 from ..classifier.preflight import PROBABILITIES
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
-from ..data import augments, is_one_shot, seed_global_states
+from ..data import augments, is_one_shot
 from ..errors import ClassifierOutputError, ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import autocast, lowered
 from ..processes import is_main, require_same
+from ..randomness import seed_global_states
 from ..storage import fingerprint
-from .batches import LearningBatch, Preparation, Survey
+from .batches import LearningBatch, LiveBatches, Preparation, Survey
 from .caching.cache import CachedBatches
 from .checkpoint import FitCheckpoint, alone_in
 from .history import AccuracyAccount, FitHistory
@@ -62,25 +63,133 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
     with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
-        history, survey = (_by_design if request.joint else _post_hoc)(interpreter, preparation, prepared, config, request)
+        history, survey = _Fit(interpreter, preparation, prepared, config, request).run()
     if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()
     return FitResult(interpreter.eval().requires_grad_(False), survey, history)
 
 
-def _post_hoc(
-    interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
-) -> tuple[FitHistory, Survey]:
-    with source_of(preparation, request, config, interpreter.num_attributes) as (source, survey):
-        learner = Learner(interpreter, source.components)
-        learner.module.initialize_from(initial_activations(source))
-        if preparation.bfloat16:
-            learner.module.to(memory_format=torch.channels_last)
-        validation = validation_of(preparation, request, learner.reads)
-        trainer = _trainer(learner.module, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
-        history = trainer.fit(resume=request.resume)
-        learner.finish()
-        return _noted(history, source), survey
+@dataclass(frozen=True)
+class _Fit:
+    """One fit: what learns, how images reach it, from which classifier, with which settings, and what else was asked."""
+
+    interpreter: Interpreter
+    preparation: Preparation
+    prepared: PreparedClassifier
+    config: FlintConfig
+    request: FitRequest
+
+    def run(self) -> tuple[FitHistory, Survey]:
+        """Whichever was asked for."""
+        if not self.request.joint:
+            return self.post_hoc()
+        preparation = self.preparation._replace(labels="targets", max_channels=None)  # components change with f
+        return dataclasses.replace(self, preparation=preparation).by_design()
+
+    def post_hoc(self) -> tuple[FitHistory, Survey]:
+        """The interpreter learns from a frozen f, from the beginning."""
+        with self.source() as (source, survey):
+            learner = Learner(self.interpreter, source.components)
+            learner.module.initialize_from(initial_activations(source))
+            if self.preparation.bfloat16:
+                learner.module.to(memory_format=torch.channels_last)
+            validation = validation_of(self.preparation, self.request, learner.reads)
+            history = self.trainer(learner.module, source, survey, validation).fit(resume=self.request.resume)
+            learner.finish()
+            return _noted(history, source), survey
+
+    def by_design(self) -> tuple[FitHistory, Survey]:
+        """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
+        request, preparation = self.request, self.preparation
+        self.check_by_design()
+        survey = reading_of(preparation, request).survey()
+        warn_unshuffled(request.data)
+        warn_small_batches(survey.images // survey.batches, self.interpreter.num_attributes)
+        source = JointBatches(preparation, request.data, self.config.joint, survey.batches)
+        notes = _start(self.interpreter, source, request)
+        judged = request.data if request.validation is None else request.validation
+        _, before = accuracy_of(preparation, judged)
+        validation = None if request.validation is None else FreshPasses(partial(preparation.passes, request.validation))
+        history = self.trainer(self.interpreter, source, survey, validation).fit(resume=request.resume)
+        if self.config.joint.refine_steps:
+            history = history.followed_by(self.refined())
+        samples, after = accuracy_of(preparation, judged)
+        account = AccuracyAccount("training" if request.validation is None else "validation", samples, before, after)
+        frozen = frozen_parts(self.prepared.view.model)
+        notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
+        return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), survey
+
+    def check_by_design(self) -> None:
+        """Raises for what is good enough for a post-hoc fit only."""
+        if PROBABILITIES in self.prepared.record.warnings:
+            raise ClassifierOutputError(f"{PROBABILITIES}: L_pred and L_of would take a second softmax or sigmoid of it")
+        if is_one_shot(self.request.data) or (self.request.validation is not None and is_one_shot(self.request.validation)):
+            raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
+
+    def refined(self) -> FitHistory:
+        """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
+        fit = self.refinement()
+        # A shuffling loader's order in the cache hangs on the global state, and an interrupted fit gets here by another way.
+        seed_global_states(fit.config.settings.seed)
+        with fit.source() as (source, survey):
+            validation = validation_of(fit.preparation, fit.request, lambda batch: batch)
+            notes = () if fit.config.settings.revive_after is None else _restart_silent(fit.interpreter, source)
+            history = _noted(fit.trainer(fit.interpreter, source, survey, validation).fit(), source)
+            return dataclasses.replace(history, notes=(*history.notes, *notes))
+
+    def refinement(self) -> _Fit:
+        """What is asked for once f is done."""
+        data, rate = self.request.data, REFINE_RATE * self.config.settings.peak
+        settings = dataclasses.replace(self.config.settings, epochs=None, max_steps=self.config.joint.refine_steps, learning_rate=rate)
+        config = dataclasses.replace(self.config, settings=settings, schedule=self.config.schedule_of(joint=True).at_its_end())
+        cache = "off" if augments(data) else "auto"
+        request = dataclasses.replace(self.request, first_pass=data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
+        return dataclasses.replace(self, config=config, request=request)
+
+    def source(self) -> contextlib.AbstractContextManager[tuple[CachedBatches | LiveBatches, Survey]]:
+        """Mini-batches for a frozen f."""
+        return source_of(self.preparation, self.request, self.config, self.interpreter.num_attributes)
+
+    def trainer(self, learner: Interpreter, source: BatchSource, survey: Survey, validation: Iterable[LearningBatch] | None) -> Trainer:
+        """Of ``learner``, and by design of f, both in float32 then."""
+        joint, folder, identity = self.request.joint, self.request.checkpoint_dir, self.identity(source, survey)
+        require_same("classifier, settings and data of a fit", identity)
+        told = survey.mean_image if isinstance(source, CachedBatches) else None  # live images may be augmented, and never the same
+        return Trainer(
+            learner,
+            self.prepared.view.kind,
+            source,
+            settings=self.config.settings,
+            weights=self.config.weights,
+            schedule=self.config.schedule_of(joint=joint),
+            validation=validation,
+            checkpoint=None if folder is None else FitCheckpoint(folder, identity, told),
+            show_progress=self.request.progress,
+            classifier=self.prepared.view.model if joint else None,
+            joint=self.config.joint,
+            bfloat16=self.preparation.bfloat16 and not joint,
+        )
+
+    def identity(self, source: BatchSource, survey: Survey) -> dict[str, Any]:
+        """What a checkpoint must share with the fit that goes on from it."""
+        own_loss, view = self.config.joint.prediction_loss, self.prepared.view
+        told = dataclasses.asdict(dataclasses.replace(self.config, joint=dataclasses.replace(self.config.joint, prediction_loss=None)))
+        note = _note(source)
+        components = source.components if isinstance(source, CachedBatches) else None
+        return {
+            "classifier": fingerprint(view.model),
+            "layers": list(view.layers),
+            "class_ids": list(view.class_ids or ()),
+            "image_shape": list(self.prepared.image_shape),
+            "num_attributes": self.interpreter.num_attributes,
+            "images": survey.images,
+            "batches": survey.batches,
+            "config": told,
+            "joint": self.request.joint,
+            "prediction_loss": getattr(own_loss, "__qualname__", type(own_loss).__qualname__),
+            **({"cache": note} if note else {}),  # other precisions and orders end elsewhere
+            **({"components": components.digest} if components else {}),
+        }
 
 
 def _noted(history: FitHistory, source: BatchSource) -> FitHistory:
@@ -91,52 +200,6 @@ def _noted(history: FitHistory, source: BatchSource) -> FitHistory:
 def _note(source: BatchSource) -> str | None:
     """What is to be said of where the activations were kept."""
     return source.cache.note if isinstance(source, CachedBatches) else None
-
-
-def _by_design(
-    interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
-) -> tuple[FitHistory, Survey]:
-    """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
-    if PROBABILITIES in prepared.record.warnings:
-        raise ClassifierOutputError(f"{PROBABILITIES}: L_pred and L_of would take a second softmax or sigmoid of it")
-    if is_one_shot(request.data) or (request.validation is not None and is_one_shot(request.validation)):
-        raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
-    model, preparation = prepared.view.model, preparation._replace(labels="targets", max_channels=None)  # components change with f
-    survey = reading_of(preparation, request).survey()
-    warn_unshuffled(request.data)
-    warn_small_batches(survey.images // survey.batches, interpreter.num_attributes)
-    source = JointBatches(preparation, request.data, config.joint, survey.batches)
-    notes = _start(interpreter, source, request)
-    judged = request.data if request.validation is None else request.validation
-    _, before = accuracy_of(preparation, judged)
-    validation = None if request.validation is None else FreshPasses(partial(preparation.passes, request.validation))
-    trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, model)
-    history = trainer.fit(resume=request.resume)
-    if config.joint.refine_steps:
-        history = history.followed_by(_refine(interpreter, preparation, prepared, config, request))
-    samples, after = accuracy_of(preparation, judged)
-    account = AccuracyAccount("training" if request.validation is None else "validation", samples, before, after)
-    frozen = frozen_parts(model)
-    notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
-    return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), survey
-
-
-def _refine(
-    interpreter: Interpreter, preparation: Preparation, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest
-) -> FitHistory:
-    """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
-    rate = REFINE_RATE * config.settings.peak
-    settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refine_steps, learning_rate=rate)
-    config = dataclasses.replace(config, settings=settings, schedule=config.schedule_of(joint=True).at_its_end())
-    cache = "off" if augments(request.data) else "auto"
-    seed_global_states(settings.seed)  # of a shuffling loader's order in the cache: an interrupted fit gets here by another way
-    request = dataclasses.replace(request, first_pass=request.data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
-    with source_of(preparation, request, config, interpreter.num_attributes) as (source, survey):
-        validation = validation_of(preparation, request, lambda batch: batch)
-        notes = () if settings.revive_after is None else _restart_silent(interpreter, source)
-        trainer = _trainer(interpreter, prepared, source, survey, config, request, validation, bfloat16=preparation.bfloat16)
-        history = _noted(trainer.fit(), source)
-        return dataclasses.replace(history, notes=(*history.notes, *notes))
 
 
 @torch.no_grad()
@@ -165,39 +228,6 @@ def _sizes(interpreter: Interpreter) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in interpreter.state_dict().items()}
 
 
-def _trainer(
-    interpreter: Interpreter,
-    prepared: PreparedClassifier,
-    source: BatchSource,
-    survey: Survey,
-    config: FlintConfig,
-    request: FitRequest,
-    validation: Iterable[LearningBatch] | None,
-    classifier: nn.Module | None = None,
-    bfloat16: bool = False,
-) -> Trainer:
-    identity = _identity(prepared, interpreter.num_attributes, config, survey, request.joint)
-    note = _note(source)
-    identity |= {"cache": note} if note else {}  # other precisions and orders end elsewhere
-    identity |= {"components": source.components.digest} if isinstance(source, CachedBatches) and source.components else {}
-    require_same("classifier, settings and data of a fit", identity)
-    told = survey.mean_image if isinstance(source, CachedBatches) else None  # live images may be augmented, and never the same
-    return Trainer(
-        interpreter,
-        prepared.view.kind,
-        source,
-        settings=config.settings,
-        weights=config.weights,
-        schedule=config.schedule_of(joint=classifier is not None),
-        validation=validation,
-        checkpoint=None if request.checkpoint_dir is None else FitCheckpoint(request.checkpoint_dir, identity, told),
-        show_progress=request.progress,
-        classifier=classifier,
-        joint=config.joint,
-        bfloat16=bfloat16,
-    )
-
-
 def new_interpreter(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig) -> Interpreter:
     """An untrained interpreter for this classifier; its weights come from the global random state."""
     view = prepared.view
@@ -214,21 +244,3 @@ def preparation_for(
     components = network.config.max_channels if network.config.learns_components else None
     resolution = interpreter.decoder.resolution
     return Preparation(prepared.view, network.reduced, resolution, prepared.image_shape, device, max_channels=components, bfloat16=bfloat16)
-
-
-def _identity(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, survey: Survey, joint: bool) -> dict[str, Any]:
-    """What a checkpoint must share with the fit that goes on from it."""
-    own_loss = config.joint.prediction_loss
-    told = dataclasses.asdict(dataclasses.replace(config, joint=dataclasses.replace(config.joint, prediction_loss=None)))
-    return {
-        "classifier": fingerprint(prepared.view.model),
-        "layers": list(prepared.view.layers),
-        "class_ids": list(prepared.view.class_ids or ()),
-        "image_shape": list(prepared.image_shape),
-        "num_attributes": num_attributes,
-        "images": survey.images,
-        "batches": survey.batches,
-        "config": told,
-        "joint": joint,
-        "prediction_loss": getattr(own_loss, "__qualname__", type(own_loss).__qualname__),
-    }

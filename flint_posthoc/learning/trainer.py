@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from traceback import clear_frames
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
 from .joint import JointSettings, learnable
 from .losses import LossTerms, LossWeights, first_non_finite, interpretability_loss
+from .means import RunningMeans, StepValues
 from .schedule import LossSchedule
 from .settings import FitSettings, epoch_seed
 
 FROZEN = JointSettings()  # of a fit in which f does not learn
-CHECK_EVERY = 50  # steps between looks at the running sums: a look waits for the device
-COMMON = len(LossTerms._fields)  # values of a step that are those of all processes
+CHECK_EVERY = 50  # steps between looks at the running means: a look waits for the device
 RANK_SEED = 7_368_787  # apart are the seeds of two processes, for other dropout in each
 
 
@@ -43,28 +43,12 @@ class BatchSource(Protocol):
     def epoch(self, number: int) -> Iterator[LearningBatch]: ...
 
 
-class _RunningMeans:
-    """Sums on the device, read rarely; ``watched`` are the values of the last step, or of the first one that was not finite.
+class Judgement(NamedTuple):
+    """Of f and g on the validation data; of f by design only."""
 
-    Of a step's values the loss terms are those of all processes, the others are this one's share.
-    """
-
-    def __init__(self) -> None:
-        self.sums: Tensor | None = None
-        self.watched = torch.zeros(())
-        self.batches = 0
-
-    def add(self, values: Tensor) -> None:
-        self.sums = values if self.sums is None else self.sums + values
-        self.watched = values if self.batches == 0 else torch.where(self.watched[:COMMON].isfinite().all(), values, self.watched)
-        self.batches += 1
-
-    def read(self) -> list[float]:
-        """The means so far, over all processes; nothing before the first step."""
-        if self.sums is None:
-            return []
-        common, shares = self.sums.split([COMMON, len(self.sums) - COMMON])
-        return (torch.cat([common, sum_(shares.clone())]) / self.batches).tolist()
+    fidelity: float | None = None
+    kl_divergence: float | None = None
+    accuracy: float | None = None
 
 
 class Trainer:
@@ -149,7 +133,7 @@ class Trainer:
 
     def _epoch(self, number: int, total: int, per_epoch: int, bar: Any) -> EpochRecord:
         seed_global_states(epoch_seed(self.settings.seed, number) + RANK_SEED * rank())  # of dropout and revivals
-        start, first_step, revived, means = time.perf_counter(), self.step, 0, _RunningMeans()
+        start, first_step, revived, means = time.perf_counter(), self.step, 0, RunningMeans()
         self.interpreter.train()
         for batch, images in in_step(self.source.epoch(number), LearningBatch.images, LearningBatch.none):
             with midway(), self._memory_in_words(batch):
@@ -166,23 +150,29 @@ class Trainer:
         minimum_(self.silent_steps)
         self.interpreter.eval()
         with midway():
-            validation = self._validate()
-        loss, fidelity_loss, input_fidelity, entropy, mean_entropy, l1, kl, agreement, prediction, accuracy = means.read()
+            judged = self._validate()
+        return self._record(number, means.read(), judged, revived, seconds=time.perf_counter() - start)
+
+    def _record(self, number: int, means: StepValues[float], judged: Judgement, revived: int, seconds: float) -> EpochRecord:
+        by_design = self.classifier is not None
         return EpochRecord(
-            number,
-            self.step,
-            loss,
-            fidelity_loss,
-            kl,
-            input_fidelity,
-            entropy,
-            mean_entropy,
-            l1,
-            agreement,
-            revived,
-            *validation,
-            **({} if self.classifier is None else {"prediction": prediction, "accuracy": accuracy}),
-            seconds=time.perf_counter() - start,
+            epoch=number,
+            steps=self.step,
+            loss=means.total,
+            output_fidelity=means.output_fidelity,
+            kl_divergence=means.kl_divergence,
+            input_fidelity=means.input_fidelity,
+            entropy=means.entropy,
+            mean_entropy=means.mean_entropy,
+            l1=means.l1,
+            fidelity=means.fidelity,
+            revived=revived,
+            validation_fidelity=judged.fidelity,
+            validation_kl_divergence=judged.kl_divergence,
+            validation_accuracy=judged.accuracy,
+            prediction=means.prediction if by_design else None,
+            accuracy=means.accuracy if by_design else None,
+            seconds=seconds,
         )
 
     @contextlib.contextmanager
@@ -206,7 +196,7 @@ class Trainer:
         advice = f"batch_size={fitting} {'would' if batch.prediction is None else 'may'} fit" if fitting else "tap later layers"
         raise MemoryExhaustedError(f"the memory does not suffice for a mini-batch of {len(batch.logits)} images; {advice}") from said
 
-    def _step(self, batch: LearningBatch, images: int, total: int, epoch: float) -> Tensor:
+    def _step(self, batch: LearningBatch, images: int, total: int, epoch: float) -> StepValues[Tensor]:
         """One optimiser step on ``batch``, this process's part of a mini-batch of ``images``."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(self.step, total) * group["scale"]
@@ -243,14 +233,14 @@ class Trainer:
         return terms._replace(total=terms.total + self.joint.prediction_weight * batch.prediction)
 
     @torch.no_grad()
-    def _observe(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> Tensor:
+    def _observe(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> StepValues[Tensor]:
         fired = (output.attributes > 0).any(dim=0)
         self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
         divergence = self._cross_entropy(output, batch, images, terms) - self.kind.entropy(batch.logits).sum() / images
         agreement = self.kind.agreement(batch.logits, output.logits).float().sum() / images
-        prediction = terms.total.new_zeros(()) if batch.prediction is None else batch.prediction.detach()
+        prediction = terms.total.new_zeros(()) if batch.prediction is None else batch.prediction
         accuracy = prediction if self.classifier is None else (self.kind.prediction(batch.logits) == batch.classes).float().mean()
-        return torch.stack([*(term.detach() for term in terms), divergence, agreement, prediction, accuracy])
+        return StepValues(*terms, kl_divergence=divergence, fidelity=agreement, prediction=prediction, accuracy=accuracy)
 
     def _cross_entropy(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> Tensor:
         """This process's share of the mean over all images."""
@@ -258,7 +248,7 @@ class Trainer:
         own = batch.images() / images
         return own * terms.output_fidelity if plain else self.kind.cross_entropy(batch.logits, output.logits).sum() / images
 
-    def _look(self, batch: LearningBatch, means: _RunningMeans, bar: Any, epoch: int) -> int:
+    def _look(self, batch: LearningBatch, means: RunningMeans, bar: Any, epoch: int) -> int:
         self._show(means, bar, epoch)
         if self.settings.revive_after is None:
             return 0
@@ -271,19 +261,24 @@ class Trainer:
             self.silent_steps[silent] = 0
         return int(silent.sum())
 
-    def _show(self, means: _RunningMeans, bar: Any, epoch: int) -> None:
-        values, watched = means.read(), means.watched.cpu()
-        terms = LossTerms(*watched[: len(LossTerms._fields)])
-        broken = first_non_finite(terms)
-        if broken is not None:
-            name = broken if broken != "total" or watched[-2].isfinite() else "prediction"
-            raise TrainingDivergedError(
-                f"the loss term {name!r} became {float(getattr(terms, broken))} in epoch {epoch}, before step {self.step}; "
-                "lower the learning rate, or look at the activations of the tapped layers"
-            )
+    def _show(self, means: RunningMeans, bar: Any, epoch: int) -> None:
+        values = means.read()
+        self._check_terms(means.watched(), epoch)
         bar.set_postfix_str(
-            f"fidelity {values[7]:.1%} KL {values[6]:.3f} L_of {values[1]:.3f} L_if {values[2]:.3f} E {values[3]:.2f} l1 {values[5]:.2f}",
+            f"fidelity {values.fidelity:.1%} KL {values.kl_divergence:.3f} L_of {values.output_fidelity:.3f} "
+            f"L_if {values.input_fidelity:.3f} E {values.entropy:.2f} l1 {values.l1:.2f}",
             refresh=False,
+        )
+
+    def _check_terms(self, values: StepValues[Tensor], epoch: int) -> None:
+        terms = LossTerms(*(getattr(values, name) for name in LossTerms._fields))
+        broken = first_non_finite(terms)
+        if broken is None:
+            return
+        name = "prediction" if broken == "total" and not values.prediction.isfinite() else broken
+        raise TrainingDivergedError(
+            f"the loss term {name!r} became {float(getattr(terms, broken))} in epoch {epoch}, before step {self.step}; "
+            "lower the learning rate, or look at the activations of the tapped layers"
         )
 
     def _check_weights(self, epoch: int) -> None:
@@ -292,10 +287,9 @@ class Trainer:
             raise TrainingDivergedError(f"the weights {broken} were no longer finite after epoch {epoch}; lower the learning rate")
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float | None, float | None, float | None]:
-        """Fidelity, KL divergence and, by design, f's accuracy."""
+    def _validate(self) -> Judgement:
         if self.validation is None:
-            return None, None, None
+            return Judgement()
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(self.silent_steps.device) for batch in self.validation):
             _, logits = self.interpreter.explain(batch.activations)
@@ -304,7 +298,7 @@ class Trainer:
             counts = torch.stack([self.kind.agreement(batch.logits, logits).sum(), divergence.sum(), right.sum()])
             sums += torch.cat([torch.tensor([len(logits)]), counts.cpu()])
         count, agreeing, divergence, right = sum_(sums).tolist()
-        return agreeing / count, divergence / count, None if self.classifier is None else right / count
+        return Judgement(agreeing / count, divergence / count, None if self.classifier is None else right / count)
 
 
 def _joint_score(record: EpochRecord) -> float:

@@ -29,6 +29,7 @@ from flint_posthoc.errors import (
 from flint_posthoc.learning import fitting
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.defaults import BY_DESIGN
+from flint_posthoc.learning.history import FitHistory
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.keeping import Reading
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
@@ -372,14 +373,14 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
 def test_attributes_that_fell_silent_are_begun_anew_when_the_classifier_is_done(
     monkeypatch: pytest.MonkeyPatch, bias: float, silent: bool
 ) -> None:
-    real: Callable[..., Any] = fitting._refine
+    real = fitting._Fit.refined
 
-    def moved(interpreter: Any, *others: Any) -> Any:
+    def moved(fit: fitting._Fit) -> FitHistory:
         with torch.no_grad():
-            interpreter.attribute_network.linear.bias.fill_(bias)
-        return real(interpreter, *others)
+            fit.interpreter.attribute_network.linear.bias.fill_(bias)
+        return real(fit)
 
-    monkeypatch.setattr(fitting, "_refine", moved)
+    monkeypatch.setattr(fitting._Fit, "refined", moved)
     explain = fitted(Normed(), settings=quick(refine_steps=2))
     note = "3 of 3 attributes had fallen silent while the classifier learnt, and were begun anew"
     assert (note in explain.history.notes) is silent
@@ -519,17 +520,17 @@ def test_a_fit_that_was_broken_off_while_the_interpreter_learnt_on_ends_as_an_un
     attributes = dataclasses.replace(small.INTERPRETER.attributes, dropout=0.5)
     interpreter = dataclasses.replace(small.INTERPRETER, attributes=attributes, initial_bias=-1.5)
     config = dataclasses.replace(small.CONFIG, interpreter=interpreter, joint=quick(refine_steps=3))
-    real: Callable[..., Any] = fitting._refine
+    real = fitting._Fit.refined
 
     def begun(breaks_off: bool, **how: Any) -> FlintExplainer:
-        def refine(interpreter: Any, *others: Any) -> Any:
+        def refined(fit: fitting._Fit) -> FitHistory:
             with torch.no_grad():
-                interpreter.attribute_network.linear.bias[0] = -1e4
+                fit.interpreter.attribute_network.linear.bias[0] = -1e4
             if breaks_off:
                 raise RuntimeError("broken off")
-            return real(interpreter, *others)
+            return real(fit)
 
-        monkeypatch.setattr(fitting, "_refine", refine)
+        monkeypatch.setattr(fitting._Fit, "refined", refined)
         explain = small.explainer(joint=True, config=config)
         explain.fit(small.loader(PIXELS, TRUTH), max_steps=10, progress=False, checkpoint_dir=tmp_path, **how)
         return explain

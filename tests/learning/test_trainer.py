@@ -15,7 +15,7 @@ from flint_posthoc.interpreter.interpreter import Interpreter
 from flint_posthoc.learning.batches import LearningBatch
 from flint_posthoc.learning.defaults import SMALL_IMAGES
 from flint_posthoc.learning.history import FitHistory
-from flint_posthoc.learning.losses import LossWeights
+from flint_posthoc.learning.losses import LossWeights, interpretability_loss
 from flint_posthoc.learning.presets import FlintConfig
 from flint_posthoc.learning.schedule import LossSchedule, step_at
 from flint_posthoc.learning.settings import FitSettings
@@ -53,6 +53,28 @@ def trainer(source: Source, ours: Interpreter | None = None, **settings: Any) ->
         schedule=LossSchedule(),
         show_progress=False,
     )
+
+
+def test_a_record_tells_each_value_of_a_step_under_its_name() -> None:
+    ours, (batch, *_) = interpreter(), Source().epoch(0)
+    output, kind = ours.train()(batch.activations), Categorical()
+    terms = interpretability_loss(
+        kind,
+        SMALL_IMAGES.fill(LossWeights()),
+        attributes=output.attributes,
+        interpreter_logits=output.logits,
+        classifier_logits=batch.logits,
+        reconstruction=output.reconstruction,
+        target=batch.target,
+    )
+    (record,) = trainer(Source(), ours, max_steps=1).fit()
+    told = {name: value.item() for name, value in terms._asdict().items()}
+    assert record.loss == pytest.approx(told.pop("total"))
+    assert {name: getattr(record, name) for name in told} == pytest.approx(told)
+    divergence = kind.cross_entropy(batch.logits, output.logits) - kind.entropy(batch.logits)
+    assert record.kl_divergence == pytest.approx(divergence.mean().item(), rel=1e-5)
+    assert record.fidelity == float(kind.agreement(batch.logits, output.logits).float().mean())
+    assert (record.prediction, record.accuracy, record.validation_accuracy) == (None, None, None)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before() -> None:
