@@ -36,7 +36,6 @@ from .labels import LABEL_POLICIES, Labels, warn_left_out
 from .loading import ALLOWED, changed_loader, collate, describe, is_map_style, iterable, parts_of, readable
 from .loading import Data as Data
 from .randomness import preserved_random_state
-from .randomness import seed_global_states as seed_global_states
 
 AUGMENTATION_SAMPLES = 8
 _RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..classifier.adapter import OutputKind
-from ..data import seed_global_states
 from ..errors import EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
 from ..precision import FUSED, autocast
 from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, midway, minimum_, rank, sum_
+from ..randomness import seed_global_states
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
 from .history import EpochRecord, FitHistory
