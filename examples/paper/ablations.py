@@ -111,7 +111,17 @@ def decoders(task: Task) -> list[Variant]:
 
 def choices(task: Task) -> list[Variant]:
     """What the defaults were chosen among, with --validation."""
-    changes = ({}, {"eta": 0.1}, {"eta": 0.2}, {"zeta": 0.2}, {"zeta": 0.3}, {"eta": 0.2, "zeta": 0.2}, {"beta": 4.0}, FAITHFUL)
+    changes = (
+        {},
+        {"eta": 0.05},
+        {"eta": 0.1},
+        {"zeta": 0.2},
+        {"zeta": 0.3},
+        {"eta": 0.1, "zeta": 0.2},
+        {"beta": 4.0},
+        {"gamma": 2.0},
+        FAITHFUL,
+    )
     return [
         Variant(", ".join(f"{name} {value:g}" for name, value in change.items()) or "defaults", weights=LossWeights(**change))
         for change in changes
@@ -120,13 +130,12 @@ def choices(task: Task) -> list[Variant]:
 
 def readings(task: Task) -> list[Variant]:
     """What Ψ reads of the maps, and at which temperature g is compared with f: on what f gets wrong these matter most."""
+    ways = ((2.0, 2.0, 0.05), (2.0, 2.0, 0.2), (4.0, 1.0, 0.05), (4.0, 1.0, 0.2))
+    weights = {f"every place, T {t:g}, β {beta:g}, η {eta:g}": LossWeights(temperature=t, beta=beta, eta=eta) for t, beta, eta in ways}
     return [
-        Variant("defaults"),
-        Variant("as coarse taps are read: 8 × 8 places, a 3 × 3 kernel, 4 × 4 parts", reading=(("max_grid", 8),)),
-        *(
-            Variant(f"defaults, T {temperature:g}, β {beta:g}, η {eta:g}", weights=LossWeights(temperature=temperature, beta=beta, eta=eta))
-            for temperature, beta, eta in ((2.0, 2.0, 0.05), (2.0, 2.0, 0.2), (4.0, 1.0, 0.05), (4.0, 1.0, 0.2))
-        ),
+        Variant("every place, T 1, β 2, η 0.05", weights=PLAIN),
+        Variant("as coarse taps are read: 8 × 8 places, a 3 × 3 kernel, 4 × 4 parts", weights=PLAIN, reading=(("max_grid", 8),)),
+        *(Variant(label, weights=chosen) for label, chosen in weights.items()),
     ]
 
 
