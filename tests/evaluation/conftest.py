@@ -9,10 +9,12 @@ import pytest
 import small
 from torch import Tensor
 
-from flint_posthoc import FlintExplainer
+from flint_posthoc import FlintExplainer, LossWeights
 
 LEARNING = dataclasses.replace(
-    small.CONFIG, settings=dataclasses.replace(small.CONFIG.settings, max_steps=400, batch_size=32, learning_rate=5e-3)
+    small.CONFIG,
+    settings=dataclasses.replace(small.CONFIG.settings, max_steps=400, batch_size=32, learning_rate=5e-3),
+    weights=LossWeights(temperature=1.0, eta=0.05),
 )
 
 

@@ -177,7 +177,7 @@ def step(own: slice) -> tuple[list[Tensor], list[Tensor]]:
     output = ours((maps,))
     terms = interpretability_loss(
         Categorical(),
-        LossWeights(zeta=1.0, eta=0.5),
+        LossWeights(zeta=1.0, eta=0.5, temperature=2.0),
         attributes=output.attributes,
         interpreter_logits=output.logits,
         classifier_logits=logits,

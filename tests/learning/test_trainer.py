@@ -60,7 +60,7 @@ def test_a_record_tells_each_value_of_a_step_under_its_name() -> None:
     output, kind = ours.train()(batch.activations), Categorical()
     terms = interpretability_loss(
         kind,
-        SMALL_IMAGES.fill(LossWeights()),
+        LossSchedule().at(SMALL_IMAGES.fill(LossWeights()), progress=0.0, epoch=0.0),
         attributes=output.attributes,
         interpreter_logits=output.logits,
         classifier_logits=batch.logits,
