@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
-from flint_posthoc.errors import ConfigurationError, DevicePlacementError
+from flint_posthoc.errors import ClassifierOutputError, ConfigurationError, DevicePlacementError
 from flint_posthoc.interpretation.ascent import GREY, Stage
 from flint_posthoc.learning.defaults import automatic_num_attributes
 
@@ -507,3 +507,11 @@ def test_the_final_model_can_be_quantised() -> None:
         warnings.simplefilter("ignore")  # torch.ao's own
         lighter = torch.ao.quantization.quantize_dynamic(final, {nn.Linear})
     torch.testing.assert_close(lighter(pixels), final(pixels), rtol=0.2, atol=0.2)
+
+
+def test_a_classifier_whose_head_was_replaced_is_not_explained() -> None:
+    explain = small.fitted()
+    explain.model.fc = torch.nn.Linear(explain.model.fc.in_features, 7)
+    for ask in (explain, explain.evaluate, explain.confusion):
+        with pytest.raises(ClassifierOutputError, match="gives 7 classes, and gave 4 when its explainer was made"):
+            ask(small.images(8))

@@ -57,12 +57,17 @@ class OpenView:
         """A full forward pass; logits and activations come out in float32.
 
         Raises:
-            ClassifierOutputError: logits or activations are not finite.
+            ClassifierOutputError: logits or activations are not finite, or there are not as many classes as there were.
         """
         self._check_device(images)
         with self._lowered(images):
             result = self._run(self._laid_out(images))
         logits = self._view.kind.class_logits(result.logits.float())
+        if logits.shape[1] != self._view.num_outputs:
+            raise ClassifierOutputError(
+                f"the classifier gives {logits.shape[1]} classes, and gave {self._view.num_outputs} when its explainer was made: "
+                "was its head replaced? Make a new explainer for it"
+            )
         finite = logits.isfinite().all(dim=1)
         if not finite.all():
             raise ClassifierOutputError(f"the classifier's logits are not finite for {int((~finite).sum())} of {len(images)} images")

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..arrays import Images, Logits
 from ..classifier.adapter import find_adapter, model_device
-from ..classifier.taps import frozen
+from ..classifier.taps import frozen, unwrap
 from ..classifier.view import model_dtype
 from ..errors import ConfigurationError
 from ..interpreter.fitted import FittedInterpreter
@@ -29,6 +29,7 @@ def rival(model: nn.Module, fitted: FittedInterpreter, name: str, instead: str) 
     Raises:
         ConfigurationError: ``model`` is f itself, or (from the pass) gives another number of classes.
     """
+    model = unwrap(model)
     view, adapter = fitted.view, find_adapter(model)
     if model is view.model:
         raise ConfigurationError(f"{name} is the explained classifier itself; pass {instead}")

@@ -41,8 +41,8 @@ class FitSettings:
     def __post_init__(self) -> None:
         if not (isinstance(self.seed, int) and -(2**63) <= self.seed < 2**64):
             raise ConfigurationError(f"seed must be a whole number of 64 bits, got {self.seed!r}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigurationError(f"epochs must be at least 1, got {self.epochs}")
+        if self.epochs is not None and (not isinstance(self.epochs, int) or self.epochs < 1):
+            raise ConfigurationError(f"epochs must be a whole number of at least 1, got {self.epochs!r}")
         if self.max_steps != "auto" and (not isinstance(self.max_steps, int) or self.max_steps < 1):
             raise ConfigurationError(f"max_steps must be 'auto' or at least 1, got {self.max_steps!r}")
         if self.epochs is not None and self.max_steps != "auto":

@@ -175,6 +175,8 @@ def test_bad_input_is_refused(learnt: FlintExplainer, reference: nn.Module, pixe
         compare_accuracy(fitted, small.Tiny(1), labelled)
     with pytest.raises(ConfigurationError, match="reference is the explained classifier itself; pass a copy made before it learnt"):
         compare_accuracy(fitted, learnt.model, labelled)
+    with pytest.raises(ConfigurationError, match="reference is the explained classifier itself"):
+        compare_accuracy(fitted, torch.nn.DataParallel(learnt.model), labelled)
     with torch.no_grad():
         reference.fc.bias[0] = torch.nan
     with pytest.raises(ClassifierOutputError, match="the reference's logits are not finite for 7 of 7 images"):

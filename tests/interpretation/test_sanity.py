@@ -381,3 +381,12 @@ def test_what_could_not_be_compared_is_none_in_json(explain: FlintExplainer, mon
     told = check_sanity(explain.fitted, small.images(2), methods=["gradient"], stages=1).to_dict()
     assert told["methods"]["gradient"]["other_image"] == {"stage": "another image", "ssim": None, "rank_correlation": None}
     json.dumps(told, allow_nan=False)
+
+
+def test_a_caller_in_inference_mode_gets_the_same(fitted: FittedInterpreter) -> None:
+    def scores() -> dict[str, Any]:
+        return check_sanity(fitted, small.images(4), class_index=1, methods=["gradient"], stages=1).to_dict()
+
+    expected = scores()
+    with torch.inference_mode():
+        assert scores() == expected

@@ -111,7 +111,7 @@ def test_a_batch_holds_at_least_twice_j_unless_asked_otherwise() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"max_steps": 0}, "max_steps must be 'auto' or at least 1, got 0"),
         ({"max_steps": "many"}, "max_steps must be 'auto' or at least 1, got 'many'"),
         ({"epochs": 2, "max_steps": 5}, "epochs or max_steps, not both"),

@@ -105,6 +105,7 @@ class SanityCheck:
         return head | {"methods": methods, "refused": dict(self.refused)}
 
 
+@torch.inference_mode(False)
 def check_sanity(
     fitted: FittedInterpreter,
     images: Tensor,
