@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .threads import TURN
+
 
 class RandomState:
     """A snapshot of all of them, put back by ``restore``."""
@@ -31,12 +33,13 @@ class RandomState:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Puts the global random states back when the block ends, however it ends."""
-    before = RandomState()
-    try:
-        yield
-    finally:
-        before.restore()
+    """Puts the global random states back when the block ends, however it ends. Other threads wait."""
+    with TURN:
+        before = RandomState()
+        try:
+            yield
+        finally:
+            before.restore()
 
 
 def seed_global_states(seed: int) -> None:

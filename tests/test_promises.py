@@ -1,6 +1,8 @@
 """What the plugin promises, through the public face, for a CNN, a ResNet, a MobileNet, a ViT, a Swin and two real checkpoints."""
 
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,31 @@ def test_data_that_raises_half_way_leaves_no_trace() -> None:
     for action in (lambda: fit(explain, broken(), "memory"), lambda: explain.evaluate(broken())):
         with left_alone(model), pytest.raises(OSError, match="the disk is gone"):
             action()
+
+
+def test_threads_share_an_explainer_and_leave_no_trace() -> None:
+    """As a server does that explains while others of its threads run the classifier."""
+    family = FAMILIES["cnn"]
+    model, pixels = family.build().train(), family.images(IMAGES)
+    explain = explainer(model, family)
+    fit(explain, data(pixels), "memory")
+    alone, interval = explain(pixels[:BATCH]), sys.getswitchinterval()
+
+    def work(thread: int) -> None:
+        for _ in range(5):
+            if thread == 0:
+                explain.evaluate(data(pixels))
+            elif thread == 1:
+                model(pixels[:BATCH])
+            else:
+                assert torch.equal(explain(pixels[:BATCH]).contributions, alone.contributions)
+
+    sys.setswitchinterval(1e-5)
+    try:
+        with left_alone(model), ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @every_family

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -23,6 +24,7 @@ from ..errors import (
     UnknownLayerError,
     UnsupportedClassifierError,
 )
+from ..threads import TURN
 from .adapter import ModelAdapter, TapLayout, model_device
 from .state import ModuleState, ProcessState, TensorState
 
@@ -128,7 +130,7 @@ def no_trace(model: nn.Module) -> Iterator[nn.Module]:
 
     Kept are every module's attributes (flags, hooks, ``forward``), buffers and other tensors with their values, each parameter's
     ``requires_grad`` and ``grad``, grad mode, default dtype, backend flags and the global random state. Parameter values are not copied:
-    ``frozen`` keeps optimisers away from them.
+    ``frozen`` keeps optimisers away from them. Other threads wait: what they kept meanwhile would be the body's.
     """
     with _kept(model):
         yield model
@@ -136,10 +138,11 @@ def no_trace(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _kept(model: nn.Module) -> Iterator[ModuleState]:
-    process, modules = ProcessState(), ModuleState(model)
-    tensors = TensorState(modules.written_tensors())
-    with _put_back(process, tensors, modules):
-        yield modules
+    with TURN:
+        process, modules = ProcessState(), ModuleState(model)
+        tensors = TensorState(modules.written_tensors())
+        with _put_back(process, tensors, modules):
+            yield modules
 
 
 @contextmanager
@@ -169,21 +172,18 @@ def trainable(model: nn.Module) -> Iterator[nn.Module]:
     A classifier without any parameter that asks for gradients is unfrozen; of a partly frozen one the frozen parts stay in evaluation
     mode. If the body raises, the starting parameters and buffers are restored as well.
     """
-    process, modules = ProcessState(), ModuleState(model)
-    start = TensorState([*modules.parameters, *modules.written_tensors()])
-    with _put_back(process, modules):
-        try:
-            _unfreeze(modules.parameters)
-            model.train()
-            for part in model.modules():
-                asking = [parameter.requires_grad for parameter in part.parameters()]
-                if asking and not any(asking):
-                    part.eval()  # frozen: its batch norms and its dropout too
-            yield model
-            modules.keep_tensors()
-        except BaseException:
-            start.restore()
-            raise
+    with TURN:
+        process, modules = ProcessState(), ModuleState(model)
+        start = TensorState([*modules.parameters, *modules.written_tensors()])
+        with _put_back(process, modules):
+            try:
+                _unfreeze(modules.parameters)
+                _train(model)
+                yield model
+                modules.keep_tensors()
+            except BaseException:
+                start.restore()
+                raise
 
 
 @contextmanager
@@ -204,6 +204,14 @@ def _unfreeze(parameters: Sequence[Tensor]) -> None:
         parameter.grad = None  # the user's gradients are put back afterwards and must not be added to
         if all_frozen:
             parameter.requires_grad_(True)
+
+
+def _train(model: nn.Module) -> None:
+    model.train()
+    for part in model.modules():
+        asking = [parameter.requires_grad for parameter in part.parameters()]
+        if asking and not any(asking):
+            part.eval()  # frozen: its batch norms and its dropout too
 
 
 @contextmanager
@@ -228,15 +236,18 @@ class _DeepestTapReached(BaseException):
 
 
 class _Capture:
-    """What the taps saw in one forward pass."""
+    """What the taps saw in one forward pass of this thread; another one may run the classifier for its own ends meanwhile."""
 
     def __init__(self, adapter: ModelAdapter, layouts: Sequence[TapLayout]) -> None:
         self._adapter, self._layouts = adapter, layouts
         self._maps: list[Tensor | None] = [None] * len(layouts)
         self._missing = [layout.calls for layout in layouts]
+        self._thread = threading.get_ident()
 
     def keep(self, tap: int, module: nn.Module, arguments: Any, output: Any) -> None:
         """A forward hook, once the number of its tap is given: keeps the output of the last call."""
+        if threading.get_ident() != self._thread:
+            return
         layout = self._layouts[tap]
         self._missing[tap] -= 1
         if self._missing[tap] <= 0:
@@ -245,7 +256,7 @@ class _Capture:
 
     def stop(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """A forward hook that ends the pass at the last call of the deepest tap."""
-        if all(missing <= 0 for missing in self._missing):
+        if threading.get_ident() == self._thread and all(missing <= 0 for missing in self._missing):
             raise _DeepestTapReached
 
     def activations(self, images: Images) -> Activations:
