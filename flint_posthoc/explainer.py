@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
@@ -20,7 +21,7 @@ from .classifier.adapter import ModelAdapter, Normalization, find_adapter
 from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, range_notes, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
 from .data import Data, FirstPass, is_one_shot, look_at, num_images
-from .errors import ClassifierOutputError, ConfigurationError, DevicePlacementError, ImageShapeError, NotFitted
+from .errors import ClassifierOutputError, ConfigurationError, DevicePlacementError, FlintWarning, ImageShapeError, NotFitted
 from .evaluation.layer_choice import LayerComparison, compare_layers
 from .evaluation.selection import Selection, SizeScore, check_sizes, sweep_sizes
 from .explanations import Explanations
@@ -43,10 +44,11 @@ from .memory import said_in_words
 from .processes import alone, from_main, is_main, together
 from .randomness import preserved_random_state, seed_global_states
 from .splitting import own_part
-from .storage import fingerprint
+from .storage import fingerprint, weights_stamp
 
 _SHORT_OF_MEMORY = partial(said_in_words, "the fit", "keep activations on disk (cache='disk'), tap later layers, or read smaller batches")
 JOINT_NOTE = "the classifier was trained together with its interpreter"
+OTHER_WEIGHTS = "the classifier has other weights now than those that its interpreter was fitted to: fit again, or load them back"
 
 
 class FlintExplainer(Explanations):
@@ -81,7 +83,7 @@ class FlintExplainer(Explanations):
         class_names: Iterable[str] | None = None,
         classes: Iterable[SupportsIndex] | None = None,
         normalization: Normalization | None = None,
-        input_size: tuple[int, int, int] | None = None,
+        input_size: Sequence[int] | None = None,
         device: torch.device | str | None = None,
         joint: bool = False,
         adapter: ModelAdapter | None = None,
@@ -106,12 +108,15 @@ class FlintExplainer(Explanations):
         )
         self._prepared: PreparedClassifier | None = None
         self._saved: SavedExplainer | None = None
+        self._stamp = weights_stamp(self.model)
         if device is not None:
             self.to(device)
         self._prepare_early(input_size)
 
-    def _prepare_early(self, input_size: tuple[int, int, int] | None) -> None:
-        shape = input_size or self.adapter.input_size(self.model)
+    def _prepare_early(self, input_size: Sequence[int] | None) -> None:
+        if input_size is not None and not (isinstance(input_size, Sequence) and len(input_size) == 3 and min(input_size) > 0):
+            raise ConfigurationError(f"input_size must be (channels, height, width), got {input_size!r}")
+        shape = self.adapter.input_size(self.model) if input_size is None else (input_size[0], input_size[1], input_size[2])
         if shape is None:
             return
         try:
@@ -138,8 +143,17 @@ class FlintExplainer(Explanations):
 
     @property
     def fitted(self) -> FittedInterpreter:
-        """The fitted interpreter with its classifier. Raises ``NotFitted``."""
-        return self.saved.fitted
+        """The fitted interpreter with its classifier. Raises ``NotFitted``; warns where the classifier's weights have changed since."""
+        saved, stamp = self.saved, weights_stamp(self.model)
+        if stamp == self._stamp or any(parameter.is_meta for parameter in self.model.parameters()):
+            return saved.fitted
+        self._stamp, others = stamp, saved.fitted.notes
+        notes = tuple(note for note in others if note != OTHER_WEIGHTS)
+        if fingerprint(self.model) != saved.classifier:
+            notes += (OTHER_WEIGHTS,)
+            warnings.warn(OTHER_WEIGHTS, FlintWarning, stacklevel=3)
+        self._saved = dataclasses.replace(saved, fitted=dataclasses.replace(saved.fitted, notes=notes))
+        return self._saved.fitted
 
     @property
     def interpreter(self) -> Interpreter:
@@ -238,7 +252,7 @@ class FlintExplainer(Explanations):
                 resume=resume,
                 progress=progress and is_main(),
                 joint=self.joint,
-                start=None if self._saved is None else self.interpreter,
+                start=None if self._saved is None else self._saved.fitted.interpreter,
                 precision=precision,
             )
             first_images = from_main(lambda: first_pass.images)
@@ -264,6 +278,7 @@ class FlintExplainer(Explanations):
             joint=self.joint,
         )
         self._saved = SavedExplainer(fitted, result.history, self.config, fingerprint(self.model))
+        self._stamp = weights_stamp(self.model)
         return result.history
 
     def cache(

@@ -234,6 +234,15 @@ def fingerprint(model: nn.Module) -> str:
     return tensors_digest(sorted(named, key=lambda pair: pair[0]), f"{type(model).__qualname__}\n")
 
 
+def weights_stamp(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Another one once a parameter or buffer was written to or replaced; thousands of times cheaper than a fingerprint.
+
+    What is written through ``.data``, which torch does not count, goes unnoticed.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
 def _telling_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for place, module in model.named_modules(remove_duplicate=False):
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):

@@ -172,6 +172,7 @@ SIZE = (small.CHANNELS, small.SIDE, small.SIDE)
         ({"classes": [0, -1]}, errors.ClassSelectionError, r"classes=\[-1\] are no outputs"),
         ({"classes": [1, 1]}, errors.ClassSelectionError, "at least two different outputs, each once"),
         ({"classes": [1]}, errors.ClassSelectionError, "at least two different outputs"),
+        ({"input_size": (10, 10)}, errors.ConfigurationError, r"input_size must be \(channels, height, width\), got \(10, 10\)"),
         ({"input_size": (3, 10, 10)}, errors.ImageShapeError, r"fails on images of shape \(2, 3, 10, 10\)"),
     ],
 )

@@ -1,5 +1,6 @@
 """The facade: what it settles before, at and after a fit, and what it says of itself."""
 
+import copy
 import logging
 import random
 import warnings
@@ -19,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
-from flint_posthoc.errors import ClassifierOutputError, ConfigurationError, DevicePlacementError
+from flint_posthoc.errors import ClassifierOutputError, ConfigurationError, DevicePlacementError, FlintWarning
+from flint_posthoc.explainer import OTHER_WEIGHTS
 from flint_posthoc.interpretation.ascent import GREY, Stage
 from flint_posthoc.learning.defaults import automatic_num_attributes
 
@@ -501,6 +503,18 @@ def test_the_final_model_does_without_the_head_wherever_that_is_registered() -> 
     assert isinstance(final.classifier.fc, nn.Identity)
 
 
+class Scaled(small.Tiny):
+    """Reads its head's settings on the way."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images / self.fc.in_features)
+
+
+def test_the_final_model_knows_the_settings_of_what_was_cut() -> None:
+    explain, pixels = small.fitted(Scaled()), small.images(8)
+    torch.testing.assert_close(explain.as_classifier()(pixels), explain(pixels).interpreter_logits)
+
+
 def test_the_final_model_can_be_quantised() -> None:
     final, pixels = small.fitted().as_classifier(), small.images(8)
     with warnings.catch_warnings():
@@ -509,9 +523,24 @@ def test_the_final_model_can_be_quantised() -> None:
     torch.testing.assert_close(lighter(pixels), final(pixels), rtol=0.2, atol=0.2)
 
 
+def test_a_classifier_with_other_weights_is_said_to_have_them_until_it_has_the_old_ones_again() -> None:
+    explain, pixels = small.fitted(), small.images(8)
+    weights = copy.deepcopy(explain.model.state_dict())
+    assert OTHER_WEIGHTS not in explain(pixels).notes
+    with torch.no_grad():
+        explain.model.conv1.weight *= 1.1
+    with pytest.warns(FlintWarning, match="other weights now"):
+        assert OTHER_WEIGHTS in explain(pixels).notes
+    assert OTHER_WEIGHTS in explain.evaluate(pixels).notes  # said, but warned of once
+    explain.model.load_state_dict(weights)
+    assert OTHER_WEIGHTS not in explain(pixels).notes
+
+
 def test_a_classifier_whose_head_was_replaced_is_not_explained() -> None:
     explain = small.fitted()
     explain.model.fc = torch.nn.Linear(explain.model.fc.in_features, 7)
+    with pytest.warns(FlintWarning, match="other weights now"):
+        assert explain.fitted
     for ask in (explain, explain.evaluate, explain.confusion):
         with pytest.raises(ClassifierOutputError, match="gives 7 classes, and gave 4 when its explainer was made"):
             ask(small.images(8))

@@ -40,7 +40,7 @@ class Savings:
 class InterpreterClassifier(nn.Module):
     """A copy of f up to the deepest tap with Ψ and h behind it, in evaluation mode. The user's own classifier is not touched.
 
-    Layers of f that the truncated pass neither calls nor reads are replaced by ``nn.Identity``, so that their parameters are gone.
+    In the place of layers of f that the truncated pass neither calls nor reads stand ``Cut`` ones, so that their parameters are gone.
     """
 
     _images_as: Tensor
@@ -58,7 +58,7 @@ class InterpreterClassifier(nn.Module):
         sample = torch.zeros(1, *fitted.image_shape, device=fitted.device, dtype=self._images_as.dtype)
         with frozen(self.classifier), torch.no_grad():
             before, unused = (_parameters(self.classifier), _flops(self.classifier, sample)), self._unused(sample)
-        _drop(self.classifier, unused)  # outside ``frozen``, which would put it all back
+        _cut(self.classifier, unused)  # outside ``frozen``, which would put it all back
         with frozen(self.classifier), torch.no_grad():
             self.savings = Savings(before[0], _parameters(self), before[1], _flops(self, sample))
 
@@ -80,12 +80,20 @@ class InterpreterClassifier(nn.Module):
         return {id(leaf) for leaf in leaves if leaf not in called and not read & set(map(id, leaf.parameters()))}
 
 
-def _drop(module: nn.Module, unused: set[int]) -> None:
+class Cut(nn.Identity):
+    """In the place of a layer that is never called. It keeps that one's settings, which a forward may read: how wide it is, its epsilon."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        vars(self).update({name: value for name, value in vars(layer).items() if not name.startswith("_")})
+
+
+def _cut(module: nn.Module, unused: set[int]) -> None:
     for name, child in module.named_children():
         if id(child) in unused and list(child.parameters()):
-            setattr(module, name, nn.Identity())
+            setattr(module, name, Cut(child))
         else:
-            _drop(child, unused)
+            _cut(child, unused)
 
 
 def _parameters(module: nn.Module) -> int:
