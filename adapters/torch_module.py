@@ -29,6 +29,18 @@ CHANNELS_FIRST = (
     nn.AdaptiveMaxPool2d,
 )
 
+CHANNELS_FIRST_1D = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.InstanceNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
+)
+_WIDTHS = ("out_channels", "num_features")
+
 # How each form becomes maps; `tokens` lose their prefix first.
 _TO_MAPS: dict[str, Callable[[Tensor, TapLayout], Tensor]] = {
     "maps": lambda raw, layout: raw,
@@ -84,6 +96,17 @@ def _split_tokens(tokens: int, aspect: float, known_prefix: int | None) -> tuple
             return prefix, height, width
     height, width = token_grid(tokens, aspect) if known_prefix is None else (0, 0)
     return tokens - height * width, height, width
+
+
+def _channels_first(layer: str, raw: Tensor, model: nn.Module) -> bool:
+    """Whether ``raw``, which fits as (B, N, C) and as (B, C, N), is the latter: by the layer, or by the widths that the model has."""
+    if any(isinstance(module, CHANNELS_FIRST_1D) for module in list(model.get_submodule(layer).modules())[-2:]):  # and its norm
+        return True
+    modules = list(model.modules())
+    first = {getattr(module, name, None) for module in modules if isinstance(module, CHANNELS_FIRST_1D) for name in _WIDTHS}
+    last = {module.normalized_shape[-1] for module in modules if isinstance(module, nn.LayerNorm)}
+    last |= {module.out_features for module in modules if isinstance(module, nn.Linear)}
+    return raw.shape[1] in first and raw.shape[2] not in last
 
 
 class TorchModuleAdapter(ModelAdapter):
@@ -180,11 +203,11 @@ class TorchModuleAdapter(ModelAdapter):
         if batch not in raw.shape[:2]:
             return None
         form, tokens = ("tokens", raw.shape[1]) if raw.shape[0] == batch else ("tokens_first", raw.shape[0])
+        found = None
         prefix, height, width = _split_tokens(tokens, aspect, self.prefix_tokens(model))
-        channels_first = any(isinstance(module, nn.Conv1d) for module in list(model.get_submodule(layer).modules())[-2:])  # and its norm
-        if height and prefix <= MAX_PREFIX_TOKENS and not channels_first:
-            return TapLayout(layer, form, raw.shape[2], height, width, prefix=prefix)
+        if height and prefix <= MAX_PREFIX_TOKENS:
+            found = TapLayout(layer, form, raw.shape[2], height, width, prefix=prefix)
         prefix, height, width = _split_tokens(raw.shape[2], aspect, None)
-        if form == "tokens" and prefix == 0:
+        if form == "tokens" and prefix == 0 and (found is None or _channels_first(layer, raw, model)):
             return TapLayout(layer, "maps_flat", raw.shape[1], height, width)
-        return None
+        return found

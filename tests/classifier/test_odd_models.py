@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flint_posthoc import FlintExplainer
+from flint_posthoc.classifier.preflight import preflight
 from flint_posthoc.errors import BatchFormatError, ClassifierMismatchError, ImageShapeError, LayerError, UnsupportedClassifierError
 from flint_posthoc.interpretation.ascent import preset_for
 from flint_posthoc.interpretation.attribution import AttributionSettings
@@ -316,6 +317,26 @@ def test_signals_are_refused_with_the_way_out_which_works() -> None:
         explain.maximize(signals[:1, :, None], 0, settings=FEW_STEPS)
     (layout,) = explain.fitted.view.layouts
     assert (layout.layer, layout.form, layout.channels, layout.height, layout.width) == ("model.body", "maps_flat", 8, 1, 13)
+
+
+class SignalOfModules(nn.Module):
+    """Takes signals in the shape of images; its activations are modules, and behind a batch norm nothing but the widths tells channels."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(2, 16, 5, stride=2, padding=2), nn.BatchNorm1d(16), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * places, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images.squeeze(2)))
+
+
+@pytest.mark.parametrize("layer", ["body", "body.0", "body.1", "body.2"])
+def test_what_follows_a_convolution_over_a_signal_is_read_channels_first(layer: str) -> None:
+    signals = torch.randn(4, 2, 1, 64)
+    for length in (64, 32):  # 16 channels, of 32 places and of 16
+        (layout,) = preflight(SignalOfModules(length // 2), [layer], signals[..., :length]).layouts
+        assert (layout.form, layout.channels, layout.height, layout.width) == ("maps_flat", 16, 1, length // 2)
 
 
 def test_tokens_are_refused_with_what_is_missing() -> None:
