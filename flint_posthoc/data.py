@@ -1,7 +1,7 @@
 """Batches from any loader, checked once, and what can be told about a data set without going through it.
 
-Data is any iterable of images (B, C, H, W), of (images, labels) or of dicts as Hugging Face loaders give them; a single tensor of
-images is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time, and so is an ``IterableDataset``.
+Data is any iterable of images (B, C, H, W), of (images, labels) or of dicts as Hugging Face loaders give them; one of these
+by itself is one batch; a map-style data set of single images (C, H, W) is read in order, 64 at a time, and so is an ``IterableDataset``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .errors import (
     NonFinitePixelsError,
 )
 from .labels import LABEL_POLICIES, Labels, warn_left_out
-from .loading import ALLOWED, changed_loader, collate, describe, is_map_style, iterable, parts_of, readable
+from .loading import ALLOWED, changed_loader, collate, describe, images_in, is_map_style, is_one_batch, iterable, parts_of, readable
 from .loading import Data as Data
 from .randomness import preserved_random_state
 
@@ -132,9 +132,9 @@ def num_images(data: Data, *, dropped: bool = False) -> int | None:
     """
     if isinstance(data, DataLoader):
         return _num_images_of_loader(data, dropped)
-    if isinstance(data, Tensor) or is_map_style(data):
-        return len(data)
-    return None
+    if is_one_batch(data):
+        return images_in(data)
+    return len(data) if is_map_style(data) else None
 
 
 def augments(data: Data) -> bool:
@@ -161,7 +161,7 @@ def shuffles(data: Data) -> bool | None:
     """Whether the order of images is a random one; ``None`` where that cannot be told."""
     if isinstance(data, DataLoader):
         return _is_random(_item_sampler(data))
-    return False if isinstance(data, Tensor) or is_map_style(data) else None
+    return False if is_one_batch(data) or is_map_style(data) else None
 
 
 def _read_twice(data: Data, source: Any, positions: list[int]) -> Iterable[Any]:

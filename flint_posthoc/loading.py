@@ -30,7 +30,7 @@ Data: TypeAlias = Any  # one of the forms above; whether it is one of them is ch
 
 def iterable(data: Data) -> Iterable[Any]:
     """The unchecked batches of ``data``. Raises ``BatchFormatError`` for what gives none."""
-    if isinstance(data, Tensor):
+    if is_one_batch(data):
         return (data,)
     if is_map_style(data):
         return DataLoader(data, batch_size=BATCH_SIZE, collate_fn=collate)
@@ -79,6 +79,24 @@ def changed_loader(loader: DataLoader[Any], seed: int, **changes: Any) -> DataLo
     changed = copy.copy(loader)
     vars(changed).update(changes, generator=torch.Generator().manual_seed(seed), _iterator=None)  # a loader refuses to have these set
     return changed
+
+
+def is_one_batch(data: Data) -> bool:
+    """A tensor, a pair (images, labels) or a dict with images, rather than a sequence of batches."""
+    if isinstance(data, list | tuple):
+        images, labels = data if len(data) == 2 else (None, None)
+        return _are_images(images) and labels is not None and not _are_images(labels)
+    return isinstance(data, Tensor) or (isinstance(data, Mapping) and _are_images(_first_of(data, IMAGE_KEYS)))
+
+
+def _are_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4
+
+
+def images_in(batch: Any) -> int:
+    """How many images a batch holds, whatever its form."""
+    parts = parts_of(batch)
+    return len(parts[0]) if parts else 0
 
 
 def is_map_style(data: Any) -> bool:

@@ -29,7 +29,7 @@ from torch.utils.data import (
 from . import processes
 from .data import Data
 from .errors import DataError, EmptyDataError
-from .loading import BATCH_SIZE, changed_loader, collate, is_map_style, iterable
+from .loading import BATCH_SIZE, changed_loader, collate, images_in, is_map_style, is_one_batch, iterable
 from .randomness import preserved_random_state
 
 _KNOWN_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -77,7 +77,7 @@ def own_slices(data: Data) -> Data:
 
 def num_batches(data: Data) -> int | None:
     """Batches of one pass over all of ``data``, where they can be counted without one."""
-    if isinstance(data, Tensor):
+    if is_one_batch(data):
         return 1
     if is_map_style(data):
         return -(-len(data) // BATCH_SIZE)
@@ -122,30 +122,26 @@ class _OwnStream:
         return chain(head, items)
 
 
-# ---- a tensor of images, a list of batches ----
-
-
-def _is_rows(data: Data) -> bool:
-    return isinstance(data, Tensor)
+# ---- one batch, a list of them ----
 
 
 def _is_list(data: Data) -> bool:
     return isinstance(data, list | tuple)
 
 
-def _part_of_rows(data: Tensor) -> Part:
-    _require_same_data(data[:1], len(data))
-    own = processes.share(len(data))
-    return Part(data[own.start : own.stop], own.start, not own)
+def _part_of_batch(data: Any) -> Part:
+    _require_same_data(data, images_in(data))
+    own = processes.share(images_in(data))
+    return Part(_own_slice(data), own.start, not own)
 
 
 def _part_of_list(data: Sequence[Any]) -> Part:
     _require_same_data(data[0] if data else None, len(data))
     own = processes.share(len(data))
-    return Part(data[own.start : own.stop], sum(map(_images_of, data[: own.start])), not own)
+    return Part(data[own.start : own.stop], sum(map(images_in, data[: own.start])), not own)
 
 
-def _slices_of_rows(data: Tensor) -> Data:
+def _slices_of_batch(data: Any) -> Data:
     return _slices_of_list([data])
 
 
@@ -164,11 +160,6 @@ def _own_slice(batch: Any) -> Any:
 def _own_slice_of(column: Any) -> Any:
     own = processes.share(len(column))
     return column[own.start : own.stop]
-
-
-def _images_of(batch: Any) -> int:
-    column = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0] if isinstance(batch, list | tuple) else batch
-    return len(column)
 
 
 def _require_same_data(sample: Any, length: int) -> None:
@@ -294,7 +285,7 @@ def _worker_seed(loader: DataLoader[Any]) -> int:
 
 
 _KINDS: tuple[tuple[Callable[[Data], bool], Callable[[Any], Part], Callable[[Any], Data]], ...] = (
-    (_is_rows, _part_of_rows, _slices_of_rows),
+    (is_one_batch, _part_of_batch, _slices_of_batch),
     (_is_list, _part_of_list, _slices_of_list),
     (_is_loader, _part_of_loader, _slices_of_loader),
     (is_map_style, _part_of_set, _slices_of_set),

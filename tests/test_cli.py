@@ -181,6 +181,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no such family": (["layers", "--model", "resnet18"], "'resnet18' names no classifier; expected timm:NAME"),
     "no such module": (["layers", "--model", "nowhere.at_all:build"], "cannot import 'nowhere.at_all'"),
     "no such factory": (["layers", "--model", "flint_posthoc.demo.digits:missing"], "has no function or class 'missing'"),
+    "a factory that fails": (["layers", "--model", "torch.nn:Linear"], "torch.nn:Linear failed: TypeError: "),
     "no classifier": (["layers", "--model", "flint_posthoc.demo.digits:digits"], "gave a DigitsSplit; expected a torch.nn.Module"),
     "no such timm model": (["layers", "--model", "timm:resnet_18"], "timm:resnet_18 cannot be had"),
     "no size": (["layers", *MODEL, "--mean", "0.3", "--std", "0.38"], "the size of an image is not known"),

@@ -67,6 +67,8 @@ def pairs(size: int = 4) -> list[tuple[Tensor, Tensor]]:
 
 
 LABELLED: dict[str, Callable[[], Any]] = {
+    "pair": lambda: (IMAGES, LABELS),
+    "dict": lambda: {"pixel_values": IMAGES, "labels": LABELS},
     "list of pairs": pairs,
     "list of lists": lambda: [list(pair) for pair in pairs()],
     "generator": lambda: iter(pairs()),
@@ -144,7 +146,7 @@ def test_data_without_an_image_is_refused(data: Any) -> None:
     [
         (5, "data of type int gives no batches; expected an iterable of images"),
         ("folder", "data of type str gives no batches"),
-        ({"image": IMAGES}, "data of type dict gives no batches"),
+        ({"x": IMAGES}, "data of type dict gives no batches"),
         ([3], r"batch 0 is a int; expected images \(B, C, H, W\), \(images, labels\), or a dict with 'pixel_values' or 'image'"),
         ([IMAGES.numpy()], r"batch 0 is a ndarray of float32 and shape \(10, 2, 3, 4\)"),
         ([IMAGES, None], "batch 1 is a NoneType"),

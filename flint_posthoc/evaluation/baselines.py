@@ -28,6 +28,7 @@ from .rivals import rival
 
 TAU = 2.0  # of the conciseness that is shown
 MAX_FEATURES = 4096  # of an image, that dictionaries and probe read
+LEAST = 1e-12  # a mean probability: of a class that f never considers it would be 0, and its logarithm infinite
 
 
 class Answer(NamedTuple):
@@ -121,10 +122,10 @@ def _itself(fitted: FittedInterpreter) -> Entrant:
 def _constant(rows: TrainingRows, fitted: FittedInterpreter) -> Entrant:
     """f's mean probabilities, the constant of the least KL; of one-label kinds with the most frequent class on top."""
     if fitted.view.kind.one_label:
-        usual = rows.logits.softmax(dim=1).mean(dim=0).log()
+        usual = rows.logits.double().softmax(dim=1).mean(dim=0).clamp_min(LEAST).log().float()
         usual[Counter(fitted.view.kind.prediction(rows.logits).tolist()).most_common(1)[0][0]] = usual.max() + 1e-4
     else:
-        usual = rows.logits.sigmoid().mean(dim=0).logit()
+        usual = rows.logits.double().sigmoid().mean(dim=0).logit(eps=LEAST).float()
     return Entrant(lambda batch: Answer(usual.expand(len(batch.images), -1)))
 
 

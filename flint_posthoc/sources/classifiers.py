@@ -90,7 +90,10 @@ def _from_factory(module_name: str, factory_name: str, arguments: Mapping[str, A
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ConfigurationError(f"module {module_name!r} has no function or class {factory_name!r}")
-    return factory(**arguments)
+    try:
+        return factory(**arguments)
+    except Exception as error:  # the user's own code
+        raise ConfigurationError(f"{module_name}:{factory_name} failed: {type(error).__name__}: {error}") from error
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

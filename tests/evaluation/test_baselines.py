@@ -117,6 +117,14 @@ def test_floor_and_ceiling_are_what_they_are_called(learnt: FlintExplainer, pixe
     assert found[PROBE].fidelity > 0.8
 
 
+def test_a_class_that_f_never_considers_costs_the_constant_no_infinity() -> None:
+    explain = small.fitted()
+    with torch.no_grad():
+        explain.model.fc.bias[1] = -1e4
+    found = explain.baselines(small.images(40), small.images(20))
+    assert math.isfinite(found["always f's most frequent class"].kl_divergence)
+
+
 def test_pooled_features_are_means_over_the_grid(learnt: FlintExplainer, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = next(learnt.fitted.read(pixels))
     features = pooled(learnt.fitted, batch.activations)
