@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..arrays import Images, Logits
 from ..errors import ClassifierOutputError, LayerNotReachedError, UnmappableActivationError
+from ..words import in_bytes
 from .adapter import ModelAdapter, TapLayout, find_adapter
 from .recording import Recording, forward, is_leaf, recorded, two_samples
 from .taps import check_device, frozen, layer_not_reached, resolve_layers, unwrap
@@ -72,12 +73,12 @@ class PreflightRecord:
     def _facts(self) -> list[str]:
         found = [f"{count} {name}" for name, count in self.activation_modules.items()]
         activations = ", ".join(found) or "no modules"
-        size = f"{self.parameters:,} parameters of {_bytes(self.parameter_bytes)}"
+        size = f"{self.parameters:,} parameters of {in_bytes(self.parameter_bytes)}"
         return [
             f"images {_shape(self.image_shape)}, {self.num_classes} classes, {size}",
             f"activations up to the deepest tap: {activations}, {self.functional_activations} functional (hooks do not see those)",
             f"run more than once: {', '.join(self.shared_modules) or 'none'}",
-            f"estimated memory of a pass: {_bytes(self.memory(1))} for one image, {_bytes(self.memory(64))} for 64",
+            f"estimated memory of a pass: {in_bytes(self.memory(1))} for one image, {in_bytes(self.memory(64))} for 64",
         ]
 
 
@@ -215,15 +216,8 @@ def _row(tap: TapRecord) -> tuple[str, ...]:
     layout = tap.layout
     form = f"{layout.form}, {layout.prefix} prefix" if layout.prefix else layout.form
     maps = _shape((layout.channels, layout.height, layout.width))
-    return tap.layer, tap.module_type, _shape(tap.raw_shape), form, maps, _bytes(tap.bytes_per_image)
+    return tap.layer, tap.module_type, _shape(tap.raw_shape), form, maps, in_bytes(tap.bytes_per_image)
 
 
 def _shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

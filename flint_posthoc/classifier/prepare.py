@@ -10,6 +10,7 @@ from torch import nn
 
 from ..arrays import Images
 from ..errors import ClassNamesError
+from ..words import with_notes
 from .adapter import ModelAdapter, Normalization, Suggestion, kind_of
 from .preflight import PROBABILITIES, PreflightRecord, preflight
 from .taps import frozen
@@ -51,6 +52,9 @@ class PreparedClassifier:
     reason: str
     notes: tuple[str, ...]
     good_layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return with_notes([str(self.record), self.reason] if self.reason else [str(self.record)], self.notes)
 
 
 def prepare(request: ClassifierRequest, images: Images) -> PreparedClassifier:

@@ -14,6 +14,7 @@ from ...arrays import Maps
 from ...errors import ClassifierMismatchError, ConfigurationError
 from ...processes import local_size, size, together
 from ...storage import StrPath, fingerprint
+from ...words import in_bytes
 from ..batches import LearningBatch, Preparation, Survey
 from ..settings import epoch_seed
 from .components import Components, in_components
@@ -95,6 +96,11 @@ class ActivationCache:
     def __len__(self) -> int:
         """Images, those of all processes."""
         return self.holding.total
+
+    def __repr__(self) -> str:
+        place = "on disk" if self.on_disk else "in memory"
+        layers = ", ".join(self.origin.layers)
+        return f"ActivationCache({len(self):,} images, {layers}, {self.precision} {place}, {in_bytes(self.nbytes)})"
 
     @property
     def holding(self) -> Holding:
