@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from flint_posthoc.arrays import Images
+from flint_posthoc.arrays import Images, ImageShape
 from flint_posthoc.classifier.adapter import Crop, Normalization, TapLayout
 from flint_posthoc.errors import UnmappableActivationError
 
@@ -31,7 +31,7 @@ class TimmAdapter(TorchModuleAdapter):
             return None
         return Normalization(tuple(told["mean"]), tuple(told["std"]))
 
-    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+    def input_size(self, model: nn.Module) -> ImageShape | None:
         """The size that the patch embedding was built for, else that of the published weights."""
         told = _configuration(model).get("input_size")
         height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (told[1:] if told else (0, 0))

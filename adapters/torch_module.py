@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flint_posthoc.arrays import Images, Logits
+from flint_posthoc.arrays import Images, ImageShape, Logits
 from flint_posthoc.classifier.adapter import ModelAdapter, Normalization, Suggestion, TapLayout, first_tensor
 from flint_posthoc.classifier.suggestion import suggest
 from flint_posthoc.errors import ClassifierOutputError, UnmappableActivationError
@@ -159,7 +159,7 @@ class TorchModuleAdapter(ModelAdapter):
     def normalization(self, model: nn.Module) -> Normalization | None:
         return None
 
-    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+    def input_size(self, model: nn.Module) -> ImageShape | None:
         return None
 
     def class_names(self, model: nn.Module) -> tuple[str, ...] | None:

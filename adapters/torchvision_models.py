@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from flint_posthoc.arrays import ImageShape
 from flint_posthoc.classifier.adapter import Crop, Normalization
 
 from .torch_module import TorchModuleAdapter, comes_from, image_channels, output_width
@@ -29,7 +30,7 @@ class TorchvisionAdapter(TorchModuleAdapter):
         known = IMAGENET if told is None else Normalization(tuple(told.mean), tuple(told.std))
         return known if channels in (None, len(known.mean)) else None
 
-    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+    def input_size(self, model: nn.Module) -> ImageShape | None:
         """Square: what the model was built for, else what its transforms cut, else the usual size."""
         told = _transforms(model)
         usual = 299 if type(model).__name__ == "Inception3" else 224

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from flint_posthoc.arrays import ImageShape
 from flint_posthoc.classifier.adapter import OUTPUT_KINDS, OutputKind
 from flint_posthoc.errors import UnsupportedClassifierError
 
@@ -25,7 +26,7 @@ class TransformersAdapter(TorchModuleAdapter):
     def matches(self, model: nn.Module) -> bool:
         return comes_from(model, "transformers.") and hasattr(model, "config")
 
-    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+    def input_size(self, model: nn.Module) -> ImageShape | None:
         """``config.image_size``, a number or (height, width), and ``config.num_channels``."""
         size = getattr(model.config, "image_size", None)
         channels = getattr(model.config, "num_channels", 3)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ImageShape: TypeAlias = tuple[int, int, int]  # (channels, height, width)
+MapShape: TypeAlias = tuple[int, int, int]  # the same of one tap in canonical form
 SMALL_IMAGE = 64  # pixels of the longer side; above it images are taken for photographs
 
 Images: TypeAlias = Float[Tensor, "b image_channels height width"]

@@ -28,14 +28,14 @@ from .explanations import Explanations
 from .hub import local_folder, upload
 from .interpreter.fitted import FittedInterpreter
 from .interpreter.interpreter import Interpreter
-from .learning.batches import Preparation
+from .learning.batches import BatchReader
+from .learning.cache_policy import PendingPass, disk_to_fill, memory_to_fill, own_images, warned_of_augmentation
 from .learning.caching.cache import ActivationCache
 from .learning.caching.folder import temporary_folder
 from .learning.caching.layout import bytes_per_image
 from .learning.defaults import automatic_num_attributes
-from .learning.fitting import fit, learning_mode, new_interpreter, preparation_for
+from .learning.fitting import batch_reader_for, fit, learning_mode, new_interpreter
 from .learning.history import FitHistory
-from .learning.keeping import Reading, disk_to_fill, memory_to_fill, own_images, warned_of_augmentation
 from .learning.losses import LossWeights
 from .learning.presets import FlintConfig
 from .learning.request import FitRequest
@@ -273,7 +273,7 @@ class FlintExplainer(Explanations):
             image_shape=prepared.image_shape,
             normalization=prepared.normalization,
             class_names=prepared.class_names,
-            class_means=result.survey.class_means.to(self.device),
+            class_means=result.summary.class_means.to(self.device),
             notes=(*notes, JOINT_NOTE) if self.joint else notes,
             joint=self.joint,
         )
@@ -301,12 +301,12 @@ class FlintExplainer(Explanations):
         with together(), _SHORT_OF_MEMORY(), no_trace(self.model), learning_mode(self.device):
             first_pass = FirstPass(own_part(data).needed())
             prepared = self._prepare(from_main(lambda: first_pass.images))
-            preparation = self._preparation(prepared, "float32" if precision == "float32" else "auto")
+            reader = self._reader(prepared, "float32" if precision == "float32" else "auto")
             images = own_images(data)
             warned_of_augmentation(data, "this cache freezes as they come. Pass data without augmentation, or fit(data, cache='off')")
-            reading = Reading(preparation, data, first_pass, progress and is_main())
+            reading = PendingPass(reader, data, first_pass, progress and is_main())
             return ActivationCache.build(
-                preparation, reading.passes("activations"), folder=folder, precision=precision, images=images, overwrite=overwrite
+                reader, reading.passes("activations"), folder=folder, precision=precision, images=images, overwrite=overwrite
             )
 
     @preserved_random_state()
@@ -330,13 +330,13 @@ class FlintExplainer(Explanations):
         images = num_images(data)
         if images is None or is_one_shot(data):
             return False
-        preparation = self._preparation(self._prepare(FirstPass(data).images))
-        in_memory, on_disk = (images * bytes_per_image(preparation, precision) for precision in ("float32", "auto"))
+        reader = self._reader(self._prepare(FirstPass(data).images))
+        in_memory, on_disk = (images * bytes_per_image(reader, precision) for precision in ("float32", "auto"))
         return copies * in_memory > memory_to_fill() and on_disk <= disk_to_fill()
 
-    def _preparation(self, prepared: PreparedClassifier, precision: str = "auto") -> Preparation:
+    def _reader(self, prepared: PreparedClassifier, precision: str = "auto") -> BatchReader:
         """How batches become what a fit learns from, which no number of attributes changes."""
-        return preparation_for(new_interpreter(prepared, 1, self.config), prepared, self.device, precision)
+        return batch_reader_for(new_interpreter(prepared, 1, self.config), prepared, self.device, precision)
 
     @preserved_random_state()
     def compare_layers(

@@ -12,13 +12,13 @@ from .arrays import Images
 from .data import Data
 from .evaluation.accuracy import AccuracyComparison, compare_accuracy
 from .evaluation.baselines import BaselineComparison, compare_baselines
+from .evaluation.class_depth import learn_class_depths
 from .evaluation.confusion import Confusion, confuse
 from .evaluation.disagreement import Disagreement, analyse_disagreement
 from .evaluation.evaluation import Evaluation, evaluate
 from .evaluation.faithfulness import Faithfulness, measure_faithfulness
 from .evaluation.shuffling import Shuffling, shuffle
 from .evaluation.stability import Stability, compare_fits
-from .evaluation.trust import learn_trust
 from .interpretation.ascent import MaximizationSettings
 from .interpretation.attribution import Attribution, AttributionSettings, SanityCheck, attribute_pixels, check_sanity
 from .interpretation.cards import PairCard, draw_cards
@@ -202,7 +202,7 @@ class Explanations:
         self.fitted.look_at(data)
         if outside is not None:
             self.fitted.look_at(outside, labels="ignored")
-        return analyse_disagreement(self.fitted, learn_trust(self.fitted, train), data, outside=outside)
+        return analyse_disagreement(self.fitted, learn_class_depths(self.fitted, train), data, outside=outside)
 
     def stability(self, others: Sequence[Explanations], data: Data) -> Stability:
         """Do other fits of the same classifier find the same attributes? Matched one to one by correlation over ``data``."""

@@ -26,7 +26,7 @@ from .canvas import (
 LEAST_WIDTH = 4.5  # inches of a figure with a heading
 
 
-def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[float], title: str = "") -> None:
+def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[float]) -> None:
     """Horizontal bars of signed relevance in [-1, 1], the first one on top."""
     places = range(len(attributes))
     axes.barh(places, relevance, color=[POSITIVE if value >= 0 else NEGATIVE for value in relevance], height=0.7)
@@ -36,7 +36,6 @@ def relevance_bars(axes: Any, attributes: Sequence[int], relevance: Sequence[flo
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("relevance to the explained class", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from .arrays import Attributes, Bias, ClassIndex, Contributions, Images, Logits, PerAttributeFlag, PerImage, PerImageFlag, Relevance, Weight
 from .errors import ConfigurationError
 
+PAIR_THRESHOLD = 0.1  # r_{j,c} above which an attribute counts for a class (the paper's)
+SHOWN_TAU = 2.0  # of the conciseness that tables show
 RELEVANT = 0.2  # |r| above this: the attribute matters for that sample
 SAMPLES_PER_RELEVANT = 1000  # alive: relevant on at least one sample in so many
 DUPLICATE_CORRELATION = 0.95

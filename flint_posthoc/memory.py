@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from .arrays import ImageShape
 from .errors import FlintWarning, MemoryExhaustedError
 
 Part = TypeVar("Part")
@@ -70,7 +71,7 @@ class Halving:
             _give_back()
 
 
-def at_once(image_shape: tuple[int, int, int], device: torch.device) -> int | None:
+def at_once(image_shape: ImageShape, device: torch.device) -> int | None:
     """Images of this (channels, height, width) that a pass of a frozen classifier takes together; ``None``: as many as it is given.
 
     On a CPU these are few photographs a core: maps of many more would stay neither in its caches nor in the allocator's hands, and memory

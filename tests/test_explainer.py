@@ -209,7 +209,7 @@ def test_the_callers_autocast_reaches_the_classifier_alone() -> None:
     with torch.no_grad(), explain.fitted.view.frozen() as run:
         with torch.autocast("cpu", torch.bfloat16):
             activations = run(pixels).activations
-        assert torch.equal(lowered.attributes, explain.interpreter.explain(activations)[0])
+        assert torch.equal(lowered.attributes, explain.interpreter.attributes_and_logits(activations)[0])
 
 
 def test_images_that_ask_for_gradients_are_explained_and_drawn() -> None:

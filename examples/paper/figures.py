@@ -28,8 +28,8 @@ from examples.results import circumstances, some, write
 from flint_posthoc import FlintExplainer
 from flint_posthoc.canvas import Figure, shorten
 from flint_posthoc.charts import relevance_heatmap, sample_heatmap
+from flint_posthoc.evaluation.class_depth import learn_class_depths, outlying
 from flint_posthoc.evaluation.disagreement import Judged, judge
-from flint_posthoc.evaluation.trust import learn_trust, outlying
 from flint_posthoc.figures import Captioned, captioned_rows
 from flint_posthoc.interpretation.classes import ClassAttributePair, GlobalInterpretation
 from flint_posthoc.interpretation.local import LocalInterpretation
@@ -107,7 +107,7 @@ def plates(fits: Fits, explain: FlintExplainer, without: FlintExplainer, few: Fl
     """What the paper shows of a model (Figures 5 to 23), one after the other."""
     whole, bare = subject(fits, explain, words), subject(fits, without, f"{words}, without the autoencoder (γ = 0)")
     small = subject(fits, few, f"{words}, J = {FEW}")
-    judged = judge(explain.fitted, learn_trust(explain.fitted, fits.train), fits.test)
+    judged = judge(explain.fitted, learn_class_depths(explain.fitted, fits.train), fits.test)
     yield relevances("relevance", whole)
     yield samples(whole, fits, judged)
     yield from attributes("attributes", whole, fits)

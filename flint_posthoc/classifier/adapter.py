@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import ClassIndex, Images, Logits, Members, PerImage, PerImageFlag, Scalar
+from ..arrays import ClassIndex, Images, ImageShape, Logits, Members, PerImage, PerImageFlag, Scalar
 from ..errors import ClassifierOutputError, ConfigurationError, UnsupportedClassifierError
 
 ENTRY_POINTS = "flint_posthoc.adapters"
@@ -317,7 +317,7 @@ class ModelAdapter(abc.ABC):
         """How the model's input was normalised in training, where the model says so."""
 
     @abc.abstractmethod
-    def input_size(self, model: nn.Module) -> tuple[int, int, int] | None:
+    def input_size(self, model: nn.Module) -> ImageShape | None:
         """(channels, height, width) of an image, where the model says so."""
 
     def crop(self, model: nn.Module) -> Crop:

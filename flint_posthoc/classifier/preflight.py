@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Images, Logits
+from ..arrays import Images, ImageShape, Logits
 from ..errors import ClassifierOutputError, LayerNotReachedError, UnmappableActivationError
 from ..words import in_bytes
 from .adapter import ModelAdapter, TapLayout, find_adapter
@@ -45,7 +45,7 @@ class PreflightRecord:
 
     taps: tuple[TapRecord, ...]
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     activation_modules: Mapping[str, int]
     functional_activations: int
     shared_modules: tuple[str, ...]

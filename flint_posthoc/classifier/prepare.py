@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..arrays import Images
+from ..arrays import Images, ImageShape
 from ..errors import ClassNamesError
 from ..words import with_notes
 from .adapter import ModelAdapter, Normalization, Suggestion, kind_of
@@ -45,7 +45,7 @@ class PreparedClassifier:
     """
 
     view: ClassifierView
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     class_names: tuple[str, ...]
     normalization: Normalization
     record: PreflightRecord
@@ -143,6 +143,6 @@ def range_notes(request: ClassifierRequest, assumed: Normalization, images: Imag
     )
 
 
-def synthetic_images(shape: tuple[int, int, int], device: torch.device, count: int = 2) -> Images:
-    """Seeded noise of the right shape, for a dry run before there is data."""
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+def synthetic_images(shape: ImageShape, device: torch.device) -> Images:
+    """Two images of seeded noise of the right shape, for a dry run before there is data."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)

@@ -46,7 +46,7 @@ class _Candidate:
     edge: GradientEdge
 
 
-class _Survey:
+class _CandidateSearch:
     """Collects the candidates of one forward pass, in order."""
 
     def __init__(self, model: nn.Module, images: Images, adapter: ModelAdapter) -> None:
@@ -107,7 +107,7 @@ def suggest(model: nn.Module, images: Images, adapter: ModelAdapter) -> Suggesti
     """
     with frozen(model), torch.inference_mode(False), torch.enable_grad():
         sample = two_samples(images).detach().clone().requires_grad_()
-        survey = _Survey(model, sample, adapter)
+        survey = _CandidateSearch(model, sample, adapter)
         recording, logits = survey.run()
         followed = [candidate for candidate in survey.candidates() if recording.linear_between(candidate.position)]
         reaching = _reaching(followed, logits, adapter)

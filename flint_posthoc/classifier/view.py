@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Activations, Images, Logits, PerImageFlag
+from ..arrays import Activations, Images, Logits, MapShape, PerImageFlag
 from ..errors import ClassifierOutputError, ClassSelectionError, DevicePlacementError
 from ..labels import Labels
 from ..precision import autocast
@@ -124,7 +124,7 @@ class ClassifierView:
         return tuple(layout.layer for layout in self.layouts)
 
     @property
-    def tap_shapes(self) -> tuple[tuple[int, int, int], ...]:
+    def tap_shapes(self) -> tuple[MapShape, ...]:
         """(channels, height, width) of each tap in canonical form."""
         return tuple((layout.channels, layout.height, layout.width) for layout in self.layouts)
 

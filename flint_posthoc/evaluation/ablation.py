@@ -203,23 +203,24 @@ class AtomAblation:
     part at every place.
     """
 
-    def __init__(self, factorisation: Factorisation, weight: Weight | None = None) -> None:
-        self._factorisation, self.weight = factorisation, torch.zeros(0, len(factorisation.atoms)) if weight is None else weight
+    def __init__(self, factorisation: Factorisation, weight: Weight) -> None:
+        self._factorisation, self.weight = factorisation, weight
 
     def codes(self, activations: Activations) -> Attributes:
-        return self._mixtures(activations[-1]).mean(dim=1).to(activations[-1].device)
+        return _mixtures(self._factorisation, activations[-1]).mean(dim=1).to(activations[-1].device)
 
     def without(self, activations: Activations, removed: Removed) -> Activations:
         """The deepest tap's maps less the flagged atoms' parts, what is negative in them left; the other taps as they are."""
         maps = activations[-1]
-        parts = (self._mixtures(maps) * removed.cpu()[:, None]) @ self._factorisation.atoms
+        parts = (_mixtures(self._factorisation, maps) * removed.cpu()[:, None]) @ self._factorisation.atoms
         subtracted = parts.transpose(1, 2).reshape(maps.shape).to(maps.device)
         return (*activations[:-1], (maps.clamp(min=0) - subtracted).clamp(min=0) + maps.clamp(max=0))
 
-    def _mixtures(self, maps: Maps) -> Tensor:
-        """(B, places, J) on the CPU."""
-        places = _places(maps)
-        return self._factorisation(places.flatten(0, 1)).unflatten(0, places.shape[:2])
+
+def _mixtures(factorisation: Factorisation, maps: Maps) -> Tensor:
+    """(B, places, J) on the CPU."""
+    places = _places(maps)
+    return factorisation(places.flatten(0, 1)).unflatten(0, places.shape[:2])
 
 
 def _places(maps: Maps) -> Tensor:
@@ -231,11 +232,10 @@ def learn_atoms(fitted: FittedInterpreter, data: Data, seed: int) -> AtomAblatio
     """A dictionary of J atoms of the deepest tap from 16 places of each image of ``data``, which is read twice. Raises ``DataError``."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.cat([_some(_places(batch.activations[-1]), generator) for batch in fitted.read(data)])
-    atoms = AtomAblation(Factorisation(rows, fitted.interpreter.num_attributes, seed))
-    seen = [(atoms.codes(batch.activations), batch.classifier_logits) for batch in fitted.read(data)]
-    codes, logits = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-    atoms.weight = learn_readout(codes, logits, fitted.view.kind).weight.to(fitted.device)
-    return atoms
+    factorisation = Factorisation(rows, fitted.interpreter.num_attributes, seed)
+    seen = [(_mixtures(factorisation, batch.activations[-1]).mean(dim=1), batch.classifier_logits.cpu()) for batch in fitted.read(data)]
+    codes, logits = map(torch.cat, zip(*seen, strict=True))
+    return AtomAblation(factorisation, learn_readout(codes, logits, fitted.view.kind).weight.to(fitted.device))
 
 
 def _some(places: Tensor, generator: torch.Generator) -> Tensor:

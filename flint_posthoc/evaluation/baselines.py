@@ -18,7 +18,7 @@ from ..data import Data
 from ..errors import ConfigurationError
 from ..interpreter.attributes import AttributeNetwork
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from ..measures import absolute_conciseness, area_resize, contributions, explained, relevance
+from ..measures import SHOWN_TAU, absolute_conciseness, area_resize, contributions, explained, relevance
 from ..randomness import preserved_random_state
 from ..words import number, percent, plain, table, with_notes
 from .dictionaries import DICTIONARIES, learn_readout
@@ -26,7 +26,6 @@ from .estimates import Interval, paired_interval
 from .gathering import RowReservoir
 from .rivals import rival
 
-TAU = 2.0  # of the conciseness that is shown
 MAX_FEATURES = 4096  # of an image, that dictionaries and probe read
 LEAST = 1e-12  # a mean probability: of a class that f never considers it would be 0, and its logarithm infinite
 
@@ -161,7 +160,7 @@ class _Sums:
             alpha = contributions(answer.codes, answer.weight, kind.prediction(answer.logits))
             counted = explained(alpha)
             self.sums["explained"] += int(counted.sum())
-            self.sums["used"] += int(absolute_conciseness(relevance(alpha[counted]), TAU).sum())
+            self.sums["used"] += int(absolute_conciseness(relevance(alpha[counted]), SHOWN_TAU).sum())
 
     def conclude(self, name: str, size: int | None) -> Baseline:
         """Shares and means over all batches."""

@@ -16,9 +16,9 @@ from ..charts import histograms
 from ..data import Data, batches
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..words import number, percent, plain, table, with_notes
+from .class_depth import ClassDepths, SpaceDepths, outlying
 from .estimates import auroc
 from .gathering import UNLABELLED, labels_of
-from .trust import SpaceDepths, Trust, outlying
 
 PARTS = ("… while f is right", "… while f is wrong")  # of the images on which they disagree
 SHOWN = 100  # positions of outlying disagreements that are kept
@@ -49,7 +49,7 @@ class Judged(NamedTuple):
         return ~self.depths.isnan().any(dim=1)
 
 
-def _judge(fitted: FittedInterpreter, trust: Trust, batch: ReadBatch) -> Judged:
+def _judge(fitted: FittedInterpreter, trust: ClassDepths, batch: ReadBatch) -> Judged:
     classes = fitted.view.kind.prediction(batch.classifier_logits)
     f, g = batch.classifier_logits.softmax(dim=1), batch.interpreter_logits.softmax(dim=1)
     agrees = fitted.view.kind.agreement(batch.classifier_logits, batch.interpreter_logits)  # over the explained classes
@@ -57,7 +57,7 @@ def _judge(fitted: FittedInterpreter, trust: Trust, batch: ReadBatch) -> Judged:
     return Judged(trust.depths(batch, classes), *(column.cpu() for column in columns))
 
 
-def judge(fitted: FittedInterpreter, trust: Trust, data: Data) -> Judged:
+def judge(fitted: FittedInterpreter, trust: ClassDepths, data: Data) -> Judged:
     """Every image of ``data`` in one pass; memory is seven numbers an image."""
     parts = [_judge(fitted, trust, batch) for batch in fitted.read(data)]
     return Judged(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -231,11 +231,11 @@ def conclude_disagreement(judged: Judged, outside: Judged | None, spaces: tuple[
     )
 
 
-def analyse_disagreement(fitted: FittedInterpreter, trust: Trust, data: Data, *, outside: Data | None = None) -> Disagreement:
+def analyse_disagreement(fitted: FittedInterpreter, trust: ClassDepths, data: Data, *, outside: Data | None = None) -> Disagreement:
     """Are images on which f and g disagree outliers of their class, and does that tell f's errors and images of another kind?
 
     Args:
-        trust: of ``learn_trust`` on other data, best the training data.
+        trust: of ``learn_class_depths`` on other data, best the training data.
         data: what is judged; with labels f's errors are known.
         outside: images of another kind, of the same shape and normalised alike; its labels are not looked at.
 

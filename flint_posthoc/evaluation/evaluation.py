@@ -17,6 +17,7 @@ from ..errors import EmptyDataError
 from ..interpretation.classes import class_relevance_sums
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import (
+    PAIR_THRESHOLD,
     AttributeMoments,
     absolute_conciseness,
     among_first,
@@ -40,7 +41,6 @@ from ..words import MISSING, number, percent, plain, with_notes
 TAUS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # of the paper's conciseness curves
 TOP_KS = (2, 3, 4, 5)
 CENTRED = "centred_"  # before the sums that a class-centred h would give
-PAIR_THRESHOLD = 0.1  # r_{j,c} above which an attribute counts for a class (the paper's)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
     counts = sums.counts
     if sums.moments is None:
         raise EmptyDataError("the data held no batch, there is nothing to evaluate")
-    samples, explained = float(counts["samples"]), float(counts["explained"])
+    samples, explained_images = float(counts["samples"]), float(counts["explained"])
     correlation, fired = sums.moments.correlation(), counts["fired"].long()
     status = classify_attributes(counts["relevant"].long(), int(samples), correlation, fired)
     global_relevance = counts["relevance"] / counts["relevance_counts"]
@@ -259,7 +259,7 @@ def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
         fidelity_inside=float(counts["agreeing_inside"]) / samples,
         top_k_fidelity=_top_k_shares(counts, samples),
         kl_divergence=float(counts["divergence"]) / samples,
-        conciseness=_conciseness(counts, explained),
+        conciseness=_conciseness(counts, explained_images),
         reconstruction_error=float(counts["reconstruction"]) / samples,
         relative_reconstruction_error=float(counts["reconstruction"]) / max(float(counts["class_mean"]), 1e-12),
         live_attributes=_indices(status.live),
@@ -267,7 +267,7 @@ def conclude(sums: EvaluationSums, notes: tuple[str, ...] = ()) -> Evaluation:
         dead_attributes=_indices(status.dead),
         never_fires=_indices(status.never_fires),
         classes_per_attribute=tuple((global_relevance > PAIR_THRESHOLD).sum(dim=1).tolist()),
-        unexplained=1 - explained / samples,
+        unexplained=1 - explained_images / samples,
         notes=notes,
         class_centred=_class_centred(counts, int(samples), correlation, fired),
     )
@@ -288,10 +288,10 @@ def _top_k_shares(counts: dict[str, Tensor], samples: float) -> dict[int, float]
     return {k: share for k, share in shares if k < len(counts["relevance_counts"])}
 
 
-def _conciseness(counts: dict[str, Tensor], explained: float) -> dict[float, dict[str, float]]:
+def _conciseness(counts: dict[str, Tensor], explained_images: float) -> dict[float, dict[str, float]]:
     means = (
-        zip(TAUS, (counts["absolute"] / explained).tolist(), (counts["signed"] / explained).tolist(), strict=True)
-        if explained
+        zip(TAUS, (counts["absolute"] / explained_images).tolist(), (counts["signed"] / explained_images).tolist(), strict=True)
+        if explained_images
         else ((tau, math.nan, math.nan) for tau in TAUS)
     )
     return {tau: {"absolute": absolute, "signed": signed} for tau, absolute, signed in means}

@@ -74,7 +74,7 @@ class RowReservoir:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class SampledRows:
     """Rows of a uniform sample of images, on the CPU: (J + 2C + 1) numbers an image.
 
     Attributes:
@@ -97,13 +97,13 @@ def labels_of(batch: ReadBatch) -> Tensor:
     return torch.full((len(batch.images),), UNLABELLED) if batch.labels is None else batch.labels
 
 
-def gather(fitted: FittedInterpreter, data: Data, limit: int = LIMIT, seed: int = 0) -> Gathered:
+def sample_rows(fitted: FittedInterpreter, data: Data, limit: int = LIMIT, seed: int = 0) -> SampledRows:
     """One pass of f and g over ``data``. Raises ``EmptyDataError``, or ``ConfigurationError`` for a limit below 1."""
     reservoir = RowReservoir(limit, seed)
     for batch in fitted.read(data):
         reservoir.offer(batch.attributes, batch.classifier_logits, batch.interpreter_logits, labels_of(batch))
     attributes, classifier_logits, interpreter_logits, labels = reservoir.columns()
-    return Gathered(attributes, classifier_logits, interpreter_logits, labels, reservoir.seen)
+    return SampledRows(attributes, classifier_logits, interpreter_logits, labels, reservoir.seen)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Score:
         return Score(self.fidelity - other.fidelity, accuracy)
 
 
-def score(rows: Gathered, logits: Logits, kind: OutputKind) -> Score:
+def score(rows: SampledRows, logits: Logits, kind: OutputKind) -> Score:
     """Fidelity to f and accuracy of ``logits`` (n, C) in the place of g's."""
     agreement, labelled = kind.agreement(rows.classifier_logits, logits), rows.labels != UNLABELLED
     correct = (kind.prediction(logits) == rows.labels)[labelled]

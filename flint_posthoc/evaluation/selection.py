@@ -21,10 +21,10 @@ from ..learning.caching.cache import ActivationCache
 from ..learning.fitting import fit, learning_mode
 from ..learning.presets import FlintConfig
 from ..learning.request import FitRequest
+from ..measures import SHOWN_TAU
 from ..words import number, percent, plain, table, with_notes
 from .evaluation import Evaluation, EvaluationSums, batch_sums, conclude
 
-TAU = 2.0  # of the conciseness that is shown
 HEADS = ("fidelity", "reconstruction", "CNS, τ = 2", "in use", "duplicate or dead")  # over ``SizeScore.cells``
 BATCH = 1024
 
@@ -62,7 +62,7 @@ class SizeScore:
             fidelity=float(fidelity.mean()),
             fidelity_error=float(fidelity.std()) / math.sqrt(len(fidelity)),
             reconstruction=_mean(entry.relative_reconstruction_error for entry in evaluations),
-            conciseness=_mean(entry.conciseness[TAU]["absolute"] for entry in evaluations),
+            conciseness=_mean(entry.conciseness[SHOWN_TAU]["absolute"] for entry in evaluations),
             live=_mean(len(entry.live_attributes) for entry in evaluations),
             wasted=_mean(len(entry.duplicate_attributes) + len(entry.dead_attributes) for entry in evaluations),
         )
@@ -146,7 +146,7 @@ def _held_out(fitted: FittedInterpreter, batches: Iterable[LearningBatch]) -> Ev
     """``evaluate`` on cached activations: the decoder's target stands for the image, the class an image counts under for its label."""
     total = EvaluationSums()
     for batch in batches:
-        attributes, logits = fitted.interpreter.explain(batch.activations)
+        attributes, logits = fitted.interpreter.attributes_and_logits(batch.activations)
         agrees = fitted.view.kind.agreement(batch.logits, logits)
         read = ReadBatch(
             images=batch.target,
@@ -174,7 +174,7 @@ def _fold(
         image_shape=prepared.image_shape,
         normalization=prepared.normalization,
         class_names=prepared.class_names,
-        class_means=result.survey.class_means.to(device),
+        class_means=result.summary.class_means.to(device),
     )
     return _held_out(fitted, (cache.select(index).to(device) for index in held_out.split(BATCH)))
 

@@ -18,7 +18,7 @@ from ..data import Data
 from ..errors import ConfigurationError
 from ..interpreter.fitted import FittedInterpreter
 from ..words import percent, plain, table, with_notes
-from .gathering import LIMIT, UNLABELLED, Gathered, Score, gather, mean_score, score
+from .gathering import LIMIT, UNLABELLED, SampledRows, Score, mean_score, sample_rows, score
 
 MATTERS = 0.01  # of fidelity: an attribute whose shuffling costs more matters by itself
 SHOWN = 5
@@ -113,14 +113,14 @@ def linear_logits(attributes: Attributes, weight: Tensor, bias: Tensor) -> Logit
 
 
 def permuted_score(
-    rows: Gathered, permute: Permutation, head: tuple[Tensor, Tensor], kind: OutputKind, repeats: int, generator: Generator
+    rows: SampledRows, permute: Permutation, head: tuple[Tensor, Tensor], kind: OutputKind, repeats: int, generator: Generator
 ) -> Score:
     """The mean score of h on ``permute``\\ d attributes."""
     logits = (linear_logits(permute(rows.attributes, generator), *head) for _ in range(repeats))
     return mean_score([score(rows, entry, kind) for entry in logits])
 
 
-def chance_score(rows: Gathered, kind: OutputKind) -> Score:
+def chance_score(rows: SampledRows, kind: OutputKind) -> Score:
     """The expected score of g's answers on random other images: Σ_c P(f = c) P(g = c), and with labels for f."""
     classes = rows.classifier_logits.shape[1]
     labels = rows.labels[rows.labels != UNLABELLED]
@@ -144,7 +144,7 @@ def shuffle(fitted: FittedInterpreter, data: Data, *, repeats: int = 5, limit: i
     fitted.require_one_label("shuffling")
     if repeats < 1:
         raise ConfigurationError(f"repeats, the number of permutations, must be at least 1, got {repeats}")
-    rows, kind = gather(fitted, data, limit, seed), fitted.view.kind
+    rows, kind = sample_rows(fitted, data, limit, seed), fitted.view.kind
     head = (fitted.interpreter.head.weight.detach().cpu(), fitted.interpreter.head.bias.detach().cpu())
     generator = torch.Generator().manual_seed(seed)
     judge = partial(permuted_score, rows, head=head, kind=kind, repeats=repeats, generator=generator)

@@ -246,4 +246,4 @@ def _explained(
 ) -> list[tuple[Tensor, Tensor]]:
     """Φ(x) and g's logits of each fit; f runs once for all that tap the same layers."""
     passes = {layouts: run.activations(images[part]) for layouts, run in runs.items()}
-    return [fitted.explained(passes[fitted.view.layouts]) for fitted in fits]
+    return [fitted.attributes_and_logits(passes[fitted.view.layouts]) for fitted in fits]

@@ -17,7 +17,7 @@ from ..classifier.adapter import OutputKind
 from ..data import Data
 from ..errors import ConfigurationError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from ..measures import RelevanceSums, contributions, explained, global_relevance_sums, relevance
+from ..measures import PAIR_THRESHOLD, RelevanceSums, contributions, explained, global_relevance_sums, relevance
 from ..processes import rank, sum_, together
 from ..splitting import own_part
 from ..words import plain, with_notes
@@ -55,7 +55,7 @@ class GlobalInterpretation:
     class_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
-    def pairs(self, threshold: float = 0.1, *, sign: str = "positive") -> list[ClassAttributePair]:
+    def pairs(self, threshold: float = PAIR_THRESHOLD, *, sign: str = "positive") -> list[ClassAttributePair]:
         """The pairs with r_{j,c} > ``threshold`` (0.1 in the paper), strongest first.
 
         Args:
@@ -86,7 +86,7 @@ class GlobalInterpretation:
             if math.isnan(disagreement):
                 return f"{name!r}: the interpreter predicted it for no image"
             return f"{name!r}: none of its images could be sampled (the classifier disagrees on {disagreement:.1%})"
-        parts = ", ".join(f"φ{pair.attribute} {pair.relevance:+.2f}" for pair in pairs[:6]) or "no attribute above 0.1"
+        parts = ", ".join(f"φ{pair.attribute} {pair.relevance:+.2f}" for pair in pairs[:6]) or f"no attribute above {PAIR_THRESHOLD}"
         return f"{name!r}: {parts} ({int(self.counts[index])} images; the classifier disagrees on {self.disagreement[index]:.1%})"
 
     def plot(self) -> Figure:

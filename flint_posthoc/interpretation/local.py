@@ -173,7 +173,7 @@ def explained_classes(
     return classes.long().expand(batch)
 
 
-class Explanation(NamedTuple):
+class ClassRelevance(NamedTuple):
     """Contributions and relevance of a batch for one class an image."""
 
     contributions: Contributions
@@ -181,10 +181,10 @@ class Explanation(NamedTuple):
     bias_share: PerImage
 
 
-def explain_attributes(attributes: Attributes, weight: Weight, bias: Bias, classes: ClassIndex) -> Explanation:
+def explain_attributes(attributes: Attributes, weight: Weight, bias: Bias, classes: ClassIndex) -> ClassRelevance:
     """α_{j,c,x}, r_{j,x} and the bias share for the class of each image (docs/method.md)."""
     alpha = contributions(attributes, weight, classes)
-    return Explanation(alpha, relevance(alpha), bias_share(alpha, bias[classes]))
+    return ClassRelevance(alpha, relevance(alpha), bias_share(alpha, bias[classes]))
 
 
 def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str | int | Tensor) -> LocalInterpretation:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..arrays import Images
+from ..arrays import Images, ImageShape
 from ..classifier.adapter import Normalization
 
 _EDGE = 0.02  # pixels this close to 0 or 1 start a little inside: the logit of 0 and 1 is infinite
@@ -36,7 +36,7 @@ class Parameterization(Protocol):
 class Pixels:
     """The image itself: the paper's."""
 
-    def __init__(self, shape: tuple[int, int, int], normalization: Normalization) -> None:
+    def __init__(self, shape: ImageShape, normalization: Normalization) -> None:
         pass
 
     def encode(self, images: Images) -> Tensor:
@@ -51,7 +51,7 @@ class Fourier:
     "Feature Visualization", 2017): steps of one length change coarse structure more than pixel noise, and no pixel leaves its range.
     """
 
-    def __init__(self, shape: tuple[int, int, int], normalization: Normalization) -> None:
+    def __init__(self, shape: ImageShape, normalization: Normalization) -> None:
         self._size, self._normalization = shape[1:], normalization
         rows, columns = torch.fft.fftfreq(shape[1])[:, None], torch.fft.rfftfreq(shape[2])[None]
         scale = 1 / (rows.square() + columns.square()).sqrt().clamp_min(1 / max(shape[1:]))
@@ -75,4 +75,4 @@ def _mixed(colours: Tensor, images: Images) -> Images:
     return (colours.to(images) @ images.flatten(2)).view_as(images)
 
 
-PARAMETERIZATIONS: dict[str, Callable[[tuple[int, int, int], Normalization], Parameterization]] = {"pixels": Pixels, "fourier": Fourier}
+PARAMETERIZATIONS: dict[str, Callable[[ImageShape, Normalization], Parameterization]] = {"pixels": Pixels, "fourier": Fourier}

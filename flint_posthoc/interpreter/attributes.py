@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arrays import SMALL_IMAGE, Activations, Attributes, Maps
+from ..arrays import SMALL_IMAGE, Activations, Attributes, Maps, MapShape
 from ..errors import ConfigurationError, ImageShapeError
 from ..measures import area_resize
 
 COARSE, FINE = 8, 16  # sides of grids; taps of more places than the coarse one stand before layers that may tell neighbours apart
 HIDDEN_CHANNELS, READ = 64, 4096  # maps of a convolution, fewer where a tap would give the linear layers more numbers than this
-
-MapShape = tuple[int, int, int]  # (channels, height, width) of one tap in canonical form
 
 
 def grid_side(side: int, limit: int) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arrays import Activations, Attributes, Images, Logits, PerImageFlag
+from ..arrays import Activations, Attributes, Images, ImageShape, Logits, PerImageFlag
 from ..classifier.adapter import Normalization
 from ..classifier.view import ClassifierView, OpenView
 from ..data import Batch, Data, batches, look_at
@@ -49,7 +49,7 @@ class FittedInterpreter:
 
     view: ClassifierView
     interpreter: Interpreter
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     normalization: Normalization
     class_names: tuple[str, ...]
     class_means: Tensor
@@ -79,10 +79,10 @@ class FittedInterpreter:
         """Raise now what reading the first batch would raise: before a long pass over something else."""
         look_at(data, self.image_shape, self.view.num_classes, self.view.labels(labels))
 
-    def explained(self, activations: Activations) -> tuple[Attributes, Logits]:
+    def attributes_and_logits(self, activations: Activations) -> tuple[Attributes, Logits]:
         """Φ(x) and g's logits: f runs as the caller wants it, in autocast or not; g is no part of that."""
         with autocast(self.device, False):
-            return self.interpreter.explain(activations)
+            return self.interpreter.attributes_and_logits(activations)
 
     def redrawn(self, attributes: Attributes) -> Images:
         """d(Φ(x)) as pixels, [0, 1] up to the decoder's error, (B, channels, h, w) at its resolution; no part of autocast either."""
@@ -97,9 +97,9 @@ class FittedInterpreter:
             for batch in self.batches(data, labels):
                 yield from halving.parts(partial(self._read, batch, run), len(batch.images))
 
-    def read_own(self, part: Part, labels: Labels = "optional") -> Iterator[ReadBatch]:
+    def read_own(self, part: Part) -> Iterator[ReadBatch]:
         """The same over this process's part of data; nothing where that is empty."""
-        return iter(()) if part.empty else self.read(part.data, labels)
+        return iter(()) if part.empty else self.read(part.data)
 
     @torch.no_grad()
     def read_together(self, images: Tensor) -> ReadBatch:
@@ -110,7 +110,7 @@ class FittedInterpreter:
     def _read(self, whole: Batch, run: OpenView, part: slice) -> ReadBatch:
         batch = Batch(whole.images[part], None if whole.labels is None else whole.labels[part])
         passed = run(batch.images)
-        attributes, logits = self.explained(passed.activations)
+        attributes, logits = self.attributes_and_logits(passed.activations)
         finite = logits.isfinite().all(dim=1) & attributes.isfinite().all(dim=1)
         if not finite.all():
             raise NonFiniteResultError(f"the interpreter's answer is not finite for {int((~finite).sum())} of {len(logits)} images")

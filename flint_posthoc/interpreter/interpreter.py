@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Activations, Attributes, Images, Logits
+from ..arrays import Activations, Attributes, Images, ImageShape, Logits, MapShape
 from ..errors import ConfigurationError
 from ..measures import class_centred
-from .attributes import AttributeNetwork, AttributeNetworkConfig, MapShape
+from .attributes import AttributeNetwork, AttributeNetworkConfig
 from .decoder import Decoder, DecoderConfig, decoder_resolution
 
 
@@ -57,7 +57,7 @@ class Interpreter(nn.Module):
     def __init__(
         self,
         tap_shapes: tuple[MapShape, ...],
-        image_shape: MapShape,
+        image_shape: ImageShape,
         num_attributes: int,
         num_classes: int,
         config: InterpreterConfig = InterpreterConfig(),
@@ -75,7 +75,7 @@ class Interpreter(nn.Module):
         attributes = self.attribute_network(activations)
         return InterpreterOutput(attributes, self.head(self.head_dropout(attributes)), self.decoder(attributes))
 
-    def explain(self, activations: Activations) -> tuple[Attributes, Logits]:
+    def attributes_and_logits(self, activations: Activations) -> tuple[Attributes, Logits]:
         """Φ(x) and g's logits without the reconstruction."""
         attributes = self.attribute_network(activations)
         return attributes, self.head(attributes)

@@ -16,7 +16,8 @@ from ..classifier.taps import frozen, hooked, tapped
 from ..classifier.view import model_dtype
 from .fitted import FittedInterpreter
 
-_PASSING = threading.RLock()  # hooks stand on the classifier during a pass: of several threads, or DataParallel's replicas, one at a time
+# Hooks stand on a classifier during a pass: of all threads, and of DataParallel's replicas, one passes at a time. None waits for a fit.
+_PASSING = threading.RLock()
 
 
 @dataclass(frozen=True)

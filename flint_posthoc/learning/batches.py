@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arrays import Activations, Images, Logits
+from ..arrays import Activations, Images, ImageShape, Logits
 from ..classifier.view import ClassifierView, OpenView, ViewPass
 from ..data import Batch, Data, batches
 from ..errors import EmptyDataError
@@ -104,13 +104,13 @@ def _taken(rows: Tensor, index: Tensor | slice) -> Tensor:
     return rows.index_select(0, index)
 
 
-class Preparation(NamedTuple):
+class BatchReader(NamedTuple):
     """How a batch of images becomes a ``LearningBatch``: whatever of Ψ and d is not learnt."""
 
     view: ClassifierView
     reduce: Reduce
     resolution: tuple[int, int]
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     device: torch.device
     labels: Labels = "counted"
     max_channels: int | None = None  # of a tap in a cache; wider ones are stored as so many principal components
@@ -138,7 +138,7 @@ class Preparation(NamedTuple):
                 yield LearningBatch.joined(list(parts))
 
     def labelled(self, data: Data) -> Iterator[LearningBatch]:
-        """What a ``Survey`` needs of labelled ``data``, without a pass of f."""
+        """What a ``DataSummary`` needs of labelled ``data``, without a pass of f."""
         for batch in self.read(data):
             classes, target = class_of(batch.labels), area_resize(batch.images, self.resolution)  # type: ignore[arg-type]
             yield LearningBatch((), target.new_empty(len(classes), 0), target, classes)
@@ -156,7 +156,7 @@ class Preparation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Survey:
+class DataSummary:
     """What one pass tells of the data.
 
     Attributes:
@@ -178,26 +178,26 @@ class Survey:
         shares = torch.tensor(self.class_counts, dtype=torch.float64) / self.images
         return torch.einsum("k,kchw->chw", shares, self.class_means.cpu().double()).float()
 
-    def over_all(self) -> Survey:
+    def over_all(self) -> DataSummary:
         """Of what all processes saw."""
         if size() == 1:
             return self
         batches = sum(gather(self.batches))
         counts = sum_(torch.tensor(self.class_counts))
         sums = sum_(self.class_means.double() * torch.tensor(self.class_counts).view(-1, 1, 1, 1))
-        return Survey(batches, tuple(counts.tolist()), _class_means(sums, counts))
+        return DataSummary(batches, tuple(counts.tolist()), _class_means(sums, counts))
 
     @classmethod
-    def of(cls, stream: Iterable[LearningBatch], num_classes: int) -> Survey:
+    def of(cls, stream: Iterable[LearningBatch], num_classes: int) -> DataSummary:
         """Raises ``EmptyDataError`` where ``stream`` holds nothing."""
-        sums = SurveySums(num_classes)
+        sums = DataSummarySums(num_classes)
         for batch in stream:
             sums.add(batch)
         return sums.result()
 
 
-class SurveySums:
-    """A ``Survey`` in the making."""
+class DataSummarySums:
+    """A ``DataSummary`` in the making."""
 
     def __init__(self, num_classes: int) -> None:
         self._batches, self._counts = 0, torch.zeros(num_classes, dtype=torch.int64)
@@ -211,11 +211,11 @@ class SurveySums:
         self._counts += classes.bincount(minlength=len(self._counts))
         self._batches += 1
 
-    def result(self) -> Survey:
+    def result(self) -> DataSummary:
         """Raises ``EmptyDataError`` where nothing was counted in."""
         if self._sums is None:
             raise EmptyDataError("the data held no batch, there is nothing to learn from")
-        return Survey(self._batches, tuple(self._counts.tolist()), _class_means(self._sums, self._counts))
+        return DataSummary(self._batches, tuple(self._counts.tolist()), _class_means(self._sums, self._counts))
 
 
 def _class_means(sums: Tensor, counts: Tensor) -> Tensor:
@@ -226,10 +226,10 @@ def _class_means(sums: Tensor, counts: Tensor) -> Tensor:
 class LiveBatches:
     """Mini-batches as the user's loader gives them, f run in each epoch: for augmented data, or data too large to cache."""
 
-    def __init__(self, preparation: Preparation, data: Data, batches_per_epoch: int | None) -> None:
-        self.preparation, self.data, self.batches_per_epoch = preparation, data, batches_per_epoch
+    def __init__(self, reader: BatchReader, data: Data, batches_per_epoch: int | None) -> None:
+        self.reader, self.data, self.batches_per_epoch = reader, data, batches_per_epoch
         self.components = None
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:
         """The user's own batches in the user's own order; of several processes each its slices of them."""
-        yield from self.preparation.passes(own_slices(self.data))
+        yield from self.reader.passes(own_slices(self.data))

@@ -22,15 +22,15 @@ from ..precision import autocast, lowered
 from ..processes import is_main, require_same
 from ..randomness import seed_global_states
 from ..storage import fingerprint
-from .batches import LearningBatch, LiveBatches, Preparation, Survey
+from .batches import BatchReader, DataSummary, LearningBatch, LiveBatches
 from .caching.cache import CachedBatches
 from .checkpoint import FitCheckpoint, alone_in
-from .history import AccuracyAccount, FitHistory
+from .fit_data import initial_activations, reading_of, source_of, validation_of, warn_small_batches, warn_unshuffled
+from .history import AccuracyChange, FitHistory
 from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts
 from .learner import Learner
 from .presets import FlintConfig
 from .request import FitRequest
-from .sources import initial_activations, reading_of, source_of, validation_of, warn_small_batches, warn_unshuffled
 from .trainer import BatchSource, Trainer
 
 REFINE_RATE = 0.5  # of the learning rate, once f is done: at the full one g forgets what it had
@@ -40,7 +40,7 @@ class FitResult(NamedTuple):
     """What a fit gives: the interpreter, what the data was, and how it went."""
 
     interpreter: Interpreter
-    survey: Survey
+    summary: DataSummary
     history: FitHistory
 
 
@@ -61,12 +61,12 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     config = config.chosen(photographs=is_photograph(prepared.image_shape), joint=request.joint)
     seed_global_states(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
-    preparation = preparation_for(interpreter, prepared, device, request.precision, joint=request.joint)
+    reader = batch_reader_for(interpreter, prepared, device, request.precision, joint=request.joint)
     with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
-        history, survey = _Fit(interpreter, preparation, prepared, config, request).run()
+        history, summary = _Fit(interpreter, reader, prepared, config, request).run()
     if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()
-    return FitResult(interpreter.eval().requires_grad_(False), survey, history)
+    return FitResult(interpreter.eval().requires_grad_(False), summary, history)
 
 
 @dataclass(frozen=True)
@@ -74,50 +74,50 @@ class _Fit:
     """One fit: what learns, how images reach it, from which classifier, with which settings, and what else was asked."""
 
     interpreter: Interpreter
-    preparation: Preparation
+    reader: BatchReader
     prepared: PreparedClassifier
     config: FlintConfig
     request: FitRequest
 
-    def run(self) -> tuple[FitHistory, Survey]:
+    def run(self) -> tuple[FitHistory, DataSummary]:
         """Whichever was asked for."""
         if not self.request.joint:
             return self.post_hoc()
-        preparation = self.preparation._replace(labels="targets", max_channels=None)  # components change with f
-        return dataclasses.replace(self, preparation=preparation).by_design()
+        reader = self.reader._replace(labels="targets", max_channels=None)  # components change with f
+        return dataclasses.replace(self, reader=reader).by_design()
 
-    def post_hoc(self) -> tuple[FitHistory, Survey]:
+    def post_hoc(self) -> tuple[FitHistory, DataSummary]:
         """The interpreter learns from a frozen f, from the beginning."""
-        with self.source() as (source, survey):
+        with self.source() as (source, summary):
             learner = Learner(self.interpreter, source.components)
             learner.module.initialize_from(initial_activations(source))
-            if self.preparation.bfloat16:
+            if self.reader.bfloat16:
                 learner.module.to(memory_format=torch.channels_last)
-            validation = validation_of(self.preparation, self.request, learner.reads)
-            history = self.trainer(learner.module, source, survey, validation).fit(resume=self.request.resume)
+            validation = validation_of(self.reader, self.request, learner.reads)
+            history = self.trainer(learner.module, source, summary, validation).fit(resume=self.request.resume)
             learner.finish()
-            return _noted(history, source), survey
+            return _noted(history, source), summary
 
-    def by_design(self) -> tuple[FitHistory, Survey]:
+    def by_design(self) -> tuple[FitHistory, DataSummary]:
         """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
-        request, preparation = self.request, self.preparation
+        request, reader = self.request, self.reader
         self.check_by_design()
-        survey = reading_of(preparation, request).survey()
+        summary = reading_of(reader, request).summary()
         warn_unshuffled(request.data)
-        warn_small_batches(survey.images // survey.batches, self.interpreter.num_attributes)
-        source = JointBatches(preparation, request.data, self.config.joint, survey.batches)
+        warn_small_batches(summary.images // summary.batches, self.interpreter.num_attributes)
+        source = JointBatches(reader, request.data, self.config.joint, summary.batches)
         notes = _start(self.interpreter, source, request)
         judged = request.data if request.validation is None else request.validation
-        _, before = accuracy_of(preparation, judged)
-        validation = None if request.validation is None else FreshPasses(partial(preparation.passes, request.validation))
-        history = self.trainer(self.interpreter, source, survey, validation).fit(resume=request.resume)
+        _, before = accuracy_of(reader, judged)
+        validation = None if request.validation is None else FreshPasses(partial(reader.passes, request.validation))
+        history = self.trainer(self.interpreter, source, summary, validation).fit(resume=request.resume)
         if self.config.joint.refine_steps:
             history = history.followed_by(self.refined())
-        samples, after = accuracy_of(preparation, judged)
-        account = AccuracyAccount("training" if request.validation is None else "validation", samples, before, after)
+        samples, after = accuracy_of(reader, judged)
+        account = AccuracyChange("training" if request.validation is None else "validation", samples, before, after)
         frozen = frozen_parts(self.prepared.view.model)
         notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
-        return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), survey
+        return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), summary
 
     def check_by_design(self) -> None:
         """Raises for what is good enough for a post-hoc fit only."""
@@ -131,10 +131,10 @@ class _Fit:
         fit = self.refinement()
         # A shuffling loader's order in the cache hangs on the global state, and an interrupted fit gets here by another way.
         seed_global_states(fit.config.settings.seed)
-        with fit.source() as (source, survey):
-            validation = validation_of(fit.preparation, fit.request, lambda batch: batch)
+        with fit.source() as (source, summary):
+            validation = validation_of(fit.reader, fit.request, lambda batch: batch)
             notes = () if fit.config.settings.revive_after is None else _restart_silent(fit.interpreter, source)
-            history = _noted(fit.trainer(fit.interpreter, source, survey, validation).fit(), source)
+            history = _noted(fit.trainer(fit.interpreter, source, summary, validation).fit(), source)
             return dataclasses.replace(history, notes=(*history.notes, *notes))
 
     def refinement(self) -> _Fit:
@@ -146,15 +146,17 @@ class _Fit:
         request = dataclasses.replace(self.request, first_pass=data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
         return dataclasses.replace(self, config=config, request=request)
 
-    def source(self) -> contextlib.AbstractContextManager[tuple[CachedBatches | LiveBatches, Survey]]:
+    def source(self) -> contextlib.AbstractContextManager[tuple[CachedBatches | LiveBatches, DataSummary]]:
         """Mini-batches for a frozen f."""
-        return source_of(self.preparation, self.request, self.config, self.interpreter.num_attributes)
+        return source_of(self.reader, self.request, self.config, self.interpreter.num_attributes)
 
-    def trainer(self, learner: Interpreter, source: BatchSource, survey: Survey, validation: Iterable[LearningBatch] | None) -> Trainer:
+    def trainer(
+        self, learner: Interpreter, source: BatchSource, summary: DataSummary, validation: Iterable[LearningBatch] | None
+    ) -> Trainer:
         """Of ``learner``, and by design of f, both in float32 then."""
-        joint, folder, identity = self.request.joint, self.request.checkpoint_dir, self.identity(source, survey)
+        joint, folder, identity = self.request.joint, self.request.checkpoint_dir, self.identity(source, summary)
         require_same("classifier, settings and data of a fit", identity)
-        told = survey.mean_image if isinstance(source, CachedBatches) else None  # live images may be augmented, and never the same
+        told = summary.mean_image if isinstance(source, CachedBatches) else None  # live images may be augmented, and never the same
         return Trainer(
             learner,
             self.prepared.view.kind,
@@ -167,10 +169,10 @@ class _Fit:
             show_progress=self.request.progress,
             classifier=self.prepared.view.model if joint else None,
             joint=self.config.joint,
-            bfloat16=self.preparation.bfloat16 and not joint,
+            bfloat16=self.reader.bfloat16 and not joint,
         )
 
-    def identity(self, source: BatchSource, survey: Survey) -> dict[str, Any]:
+    def identity(self, source: BatchSource, summary: DataSummary) -> dict[str, Any]:
         """What a checkpoint must share with the fit that goes on from it."""
         own_loss, view = self.config.joint.prediction_loss, self.prepared.view
         told = dataclasses.asdict(dataclasses.replace(self.config, joint=dataclasses.replace(self.config.joint, prediction_loss=None)))
@@ -182,8 +184,8 @@ class _Fit:
             "class_ids": list(view.class_ids or ()),
             "image_shape": list(self.prepared.image_shape),
             "num_attributes": self.interpreter.num_attributes,
-            "images": survey.images,
-            "batches": survey.batches,
+            "images": summary.images,
+            "batches": summary.batches,
             "config": told,
             "joint": self.request.joint,
             "prediction_loss": getattr(own_loss, "__qualname__", type(own_loss).__qualname__),
@@ -208,7 +210,7 @@ def _restart_silent(interpreter: Interpreter, source: BatchSource) -> tuple[str,
     interpreter.eval()
     fired = torch.zeros(interpreter.num_attributes, dtype=torch.bool, device=interpreter.head.weight.device)
     for batch in source.epoch(-1):
-        fired |= (interpreter.explain(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
+        fired |= (interpreter.attributes_and_logits(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
     if fired.all():
         return ()
     interpreter.restart(~fired, initial_activations(source))
@@ -234,13 +236,13 @@ def new_interpreter(prepared: PreparedClassifier, num_attributes: int, config: F
     return Interpreter(view.tap_shapes, prepared.image_shape, num_attributes, view.num_classes, config.interpreter)
 
 
-def preparation_for(
+def batch_reader_for(
     interpreter: Interpreter, prepared: PreparedClassifier, device: torch.device, precision: str = "auto", *, joint: bool = False
-) -> Preparation:
+) -> BatchReader:
     """How batches reach ``interpreter``; "auto" lowers the pass of a frozen f over photographs, where that pays."""
     automatic = is_photograph(prepared.image_shape) and not joint
     bfloat16 = lowered(precision, device, model_dtype(prepared.view.model), automatic=automatic)
     network = interpreter.attribute_network
     components = network.config.max_channels if network.config.learns_components else None
     resolution = interpreter.decoder.resolution
-    return Preparation(prepared.view, network.reduced, resolution, prepared.image_shape, device, max_channels=components, bfloat16=bfloat16)
+    return BatchReader(prepared.view, network.reduced, resolution, prepared.image_shape, device, max_channels=components, bfloat16=bfloat16)

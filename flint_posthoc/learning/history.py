@@ -56,7 +56,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class AccuracyAccount:
+class AccuracyChange:
     """What learning by design did to f: its accuracy over one set of data before and after, shares in [0, 1].
 
     Attributes:
@@ -78,7 +78,7 @@ class FitHistory:
 
     records: tuple[EpochRecord, ...] = ()
     notes: tuple[str, ...] = ()
-    account: AccuracyAccount | None = None
+    account: AccuracyChange | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -112,7 +112,7 @@ class FitHistory:
         if not all(isinstance(note, str) for note in stored["notes"]):
             raise TypeError("a note of a fit's history is no text")
         told = stored.get("account")
-        account = None if told is None else record(AccuracyAccount, told)
+        account = None if told is None else record(AccuracyChange, told)
         return cls(tuple(record(EpochRecord, entry) for entry in stored["records"]), tuple(stored["notes"]), account)
 
     def plot(self) -> Figure:

@@ -21,7 +21,7 @@ from ..data import Batch, Data
 from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError, TrainingDivergedError
 from ..labels import class_of
 from ..memory import Halving, at_once
-from .batches import LearningBatch, Preparation
+from .batches import BatchReader, LearningBatch
 
 PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,) or shares (b, C)
 
@@ -80,23 +80,23 @@ class JointSettings:
 class JointBatches:
     """Mini-batches by design: as the user's loader gives them, f in training mode, with the graph through f. Labels are required."""
 
-    def __init__(self, preparation: Preparation, data: Data, settings: JointSettings, batches_per_epoch: int | None) -> None:
-        self.preparation, self.data, self.settings, self.batches_per_epoch = preparation, data, settings, batches_per_epoch
+    def __init__(self, reader: BatchReader, data: Data, settings: JointSettings, batches_per_epoch: int | None) -> None:
+        self.reader, self.data, self.settings, self.batches_per_epoch = reader, data, settings, batches_per_epoch
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:
         """The user's own batches in the user's own order; before the first epoch (number < 0) without a graph, f as it starts."""
         if number < 0:
-            yield from self.preparation.passes(self.data)
+            yield from self.reader.passes(self.data)
             return
-        with self.preparation.view.live(bfloat16=self.preparation.bfloat16) as run:
-            for batch in self.preparation.read(self.data):
+        with self.reader.view.live(bfloat16=self.reader.bfloat16) as run:
+            for batch in self.reader.read(self.data):
                 yield self._learning(batch, run)
 
     def _learning(self, batch: Batch, run: OpenView) -> LearningBatch:
-        preparation, labels = self.preparation, batch.labels
+        reader, labels = self.reader, batch.labels
         passed = _one_pass(run, batch.images)
-        loss = self.settings.loss(preparation.view.kind, passed.logits, labels)  # type: ignore[arg-type]
-        return preparation.learning_batch(batch.images, passed, class_of(labels), loss)  # type: ignore[arg-type]
+        loss = self.settings.loss(reader.view.kind, passed.logits, labels)  # type: ignore[arg-type]
+        return reader.learning_batch(batch.images, passed, class_of(labels), loss)  # type: ignore[arg-type]
 
 
 def _one_pass(run: OpenView, images: Images) -> ViewPass:
@@ -121,12 +121,12 @@ class FreshPasses:
 
 
 @torch.no_grad()
-def accuracy_of(preparation: Preparation, data: Data) -> tuple[int, float]:
+def accuracy_of(reader: BatchReader, data: Data) -> tuple[int, float]:
     """(images, share of them whose label is f's class over the explained classes), f in evaluation mode, in the fit's precision."""
     images, right = 0, 0
-    view, halving = preparation.view, Halving("judging", at_once(preparation.image_shape, preparation.device))
-    with view.frozen(bfloat16=preparation.bfloat16) as run:
-        for batch in preparation.read(data):
+    view, halving = reader.view, Halving("judging", at_once(reader.image_shape, reader.device))
+    with view.frozen(bfloat16=reader.bfloat16) as run:
+        for batch in reader.read(data):
             hits = halving.parts(partial(_hits, view.kind, run, batch), len(batch.images))
             images, right = images + len(batch.images), right + sum(hits)
     return images, right / max(1, images)

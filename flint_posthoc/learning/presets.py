@@ -15,7 +15,7 @@ from ..storage import record
 from .defaults import BY_DESIGN, PHOTOGRAPHS, SMALL_IMAGES
 from .joint import JointSettings
 from .losses import LossWeights
-from .schedule import ALONE, TOGETHER, Knots, LossSchedule, step_at
+from .schedule import BY_DESIGN_SCHEDULE, POST_HOC_SCHEDULE, Knots, LossSchedule, step_at
 from .settings import FitSettings
 
 
@@ -42,7 +42,7 @@ class FlintConfig:
 
     def schedule_of(self, *, joint: bool) -> LossSchedule:
         """``schedule``, or what stands for ``None``."""
-        return self.schedule or (TOGETHER if joint else ALONE)
+        return self.schedule or (BY_DESIGN_SCHEDULE if joint else POST_HOC_SCHEDULE)
 
     def to_dict(self) -> dict[str, Any]:
         """In what JSON knows, which leaves a ``prediction_loss`` out."""

@@ -12,8 +12,8 @@ from ..errors import ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import PRECISIONS
 from ..processes import size
+from .cache_policy import CACHES
 from .caching.cache import ActivationCache
-from .keeping import CACHES
 
 
 @dataclass(frozen=True, kw_only=True)

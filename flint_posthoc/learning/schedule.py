@@ -73,5 +73,5 @@ class LossSchedule:
         return dataclasses.replace(weights, **scaled)
 
 
-ALONE = LossSchedule()
-TOGETHER = LossSchedule(beta=RAMPED_IN)  # L_of asks f to be predictable, and slows what it learns first
+POST_HOC_SCHEDULE = LossSchedule()
+BY_DESIGN_SCHEDULE = LossSchedule(beta=RAMPED_IN)  # L_of asks f to be predictable, and slows what it learns first

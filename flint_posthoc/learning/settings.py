@@ -9,6 +9,7 @@ from ..errors import ConfigurationError
 from .defaults import known
 
 PASSES = 12  # over the data, unless it is small
+WARMUP = 100  # steps, of a long fit
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return told if -(2**63) <= told < 2**63 else told % 2**63
 
 
-def learning_rate_factor(step: int, total: int, warmup: int = 100) -> float:
-    """Share of the peak learning rate at ``step`` (from 0): a linear rise over ``warmup`` steps, then a cosine down to 0.1 %."""
-    rise = min(1.0, (step + 1) / min(warmup, max(1, total // 10)))
+def learning_rate_factor(step: int, total: int) -> float:
+    """Share of the peak learning rate at ``step`` (from 0): a linear rise over at most 100 steps, then a cosine down to 0.1 %."""
+    rise = min(1.0, (step + 1) / min(WARMUP, max(1, total // 10)))
     return rise * max(1e-3, 0.5 * (1 + math.cos(math.pi * step / total)))

@@ -292,7 +292,7 @@ class Trainer:
             return Judgement()
         sums = torch.zeros(4, dtype=torch.float64)
         for batch in (batch.to(self.silent_steps.device) for batch in self.validation):
-            _, logits = self.interpreter.explain(batch.activations)
+            _, logits = self.interpreter.attributes_and_logits(batch.activations)
             divergence = self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)
             right = self.kind.prediction(batch.logits) == batch.classes
             counts = torch.stack([self.kind.agreement(batch.logits, logits).sum(), divergence.sum(), right.sum()])

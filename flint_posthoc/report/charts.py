@@ -42,7 +42,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Curve:
+class CurveChart:
     """Lines over common places, within ``width`` × ``height`` units."""
 
     width: int
@@ -58,7 +58,7 @@ class Curve:
 KINDS = ("first", "second")
 
 
-def curve(places: Sequence[float], series: Mapping[str, Sequence[float]]) -> Curve:
+def curve(places: Sequence[float], series: Mapping[str, Sequence[float]]) -> CurveChart:
     """At most two series over ``places``; not-a-number values break nothing and are left out."""
     width, height, left, right, top, bottom = 420, 220, 34, 12, 12, 190
     highest = nice_ceiling(max((value for values in series.values() for value in values if math.isfinite(value)), default=1.0))
@@ -77,7 +77,7 @@ def curve(places: Sequence[float], series: Mapping[str, Sequence[float]]) -> Cur
     x_ticks = tuple(Tick(x(place), f"{place:g}") for place in places)
     y_ticks = tuple(Tick(y(highest * part / 4), f"{highest * part / 4:g}") for part in range(5))
     rows = tuple((f"{place:g}", *(number(values[index]) for values in series.values())) for index, place in enumerate(places))
-    return Curve(width, height, left, bottom, tuple(lines), x_ticks, y_ticks, rows)
+    return CurveChart(width, height, left, bottom, tuple(lines), x_ticks, y_ticks, rows)
 
 
 def nice_ceiling(value: float) -> float:

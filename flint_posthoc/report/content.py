@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
+from ..arrays import ImageShape
 from ..errors import ConfigurationError
 from ..interpretation.cards import PairCard
 from ..interpreter.fitted import FittedInterpreter
@@ -32,7 +33,7 @@ class Subject:
     classifier: str
     layers: tuple[str, ...]
     data: str
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     num_attributes: int
     num_classes: int
     num_outputs: int

@@ -38,7 +38,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Selection:
+class PageSelection:
     """What the page shows.
 
     Attributes:
@@ -57,7 +57,7 @@ class Selection:
     opposed: tuple[tuple[tuple[int, float], ...], ...]
 
 
-def select(content: ReportContent) -> Selection:
+def select(content: ReportContent) -> PageSelection:
     """What fits on the page."""
     relevance, limits, threshold = content.survey.world.relevance.tolist(), content.limits, content.threshold
     of_class = content.survey.images_of_class
@@ -70,14 +70,14 @@ def select(content: ReportContent) -> Selection:
     by_strength = sorted(used, key=lambda j: (not served[j], -strength[j], j))
     attributes = tuple(by_strength[: limits.attributes])
     rows = tuple(sorted(attributes, key=lambda j: (not served[j], (served[j] or opposed[j])[0][0], -strength[j])))
-    return Selection(classes, attributes, rows, len(of_class) - len(classes), len(used) - len(attributes), served, opposed)
+    return PageSelection(classes, attributes, rows, len(of_class) - len(classes), len(used) - len(attributes), served, opposed)
 
 
 def _strongest(pairs: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(pairs, key=lambda pair: -abs(pair[1])))
 
 
-def heat_map(content: ReportContent, selection: Selection, names: tuple[Name, ...]) -> HeatMap:
+def heat_map(content: ReportContent, selection: PageSelection, names: tuple[Name, ...]) -> HeatMap:
     """The table of the selected classes and attributes; cells with pictures lead to them."""
     relevance = content.survey.world.relevance.tolist()
     pictured = {(card.pair.attribute, card.pair.class_index) for card in content.cards}
@@ -100,7 +100,7 @@ def _cell(attribute: int, name: Name, relevance: float, pictured: bool) -> Cell:
     return Cell(level(relevance), text, label, pair_anchor(attribute, name.index) if pictured else "")
 
 
-def _omitted(content: ReportContent, selection: Selection) -> tuple[str, ...]:
+def _omitted(content: ReportContent, selection: PageSelection) -> tuple[str, ...]:
     num_classes, num_attributes = len(content.survey.images_of_class), len(selection.served)
     idle = num_attributes - len(selection.attributes) - selection.left_attributes
     sentences = (

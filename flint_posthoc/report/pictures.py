@@ -87,9 +87,9 @@ def as_image(pixels: Tensor) -> Image.Image:
     return _from_array(clipped.transpose(1, 2, 0) if len(clipped) == 3 else clipped.mean(axis=0))
 
 
-def heat_over(pixels: Tensor, heat: Tensor, side: int = MAP) -> Image.Image:
+def heat_over(pixels: Tensor, heat: Tensor) -> Image.Image:
     """A signed map in [-1, 1] (h, w), as means over patches, over a faded image (channels, H, W): blue speaks for, orange against."""
-    ground = np.asarray(shrunk(as_image(pixels).convert("L"), side), dtype=np.float32) / 255
+    ground = np.asarray(shrunk(as_image(pixels).convert("L"), MAP), dtype=np.float32) / 255
     patches = shrunk(Image.fromarray(np.nan_to_num(_array(heat))), PATCHES, Image.Resampling.BOX)
     laid = patches.resize(ground.shape[::-1], Image.Resampling.BICUBIC)
     return _tinted(0.4 * ground + 0.58, _boosted(np.asarray(laid)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..interpretation.classes import ClassAttributePair
 from .charts import HistogramChart, histogram_chart
 from .content import ReportContent
-from .heatmap import Selection
+from .heatmap import PageSelection
 from .names import Name, attribute_anchor, counted, percent, signed, symbol
 from .pairs import PairView, pair_view, plain_view
 from .pictures import PictureBook
@@ -17,7 +17,7 @@ PairViews = Mapping[tuple[int, int], PairView]  # by (attribute, class index)
 
 
 @dataclass(frozen=True)
-class Part:
+class PlainPair:
     """An attribute's relevance to a class in words, where there are no pictures; ``anchor`` of what it leads to, perhaps empty."""
 
     name: Name
@@ -43,8 +43,8 @@ class AttributeCard:
     relevance: str
     chart: HistogramChart
     pairs: tuple[PairView, ...]
-    plain: tuple[Part, ...]
-    opposed: tuple[Part, ...]
+    plain: tuple[PlainPair, ...]
+    opposed: tuple[PlainPair, ...]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ClassSection:
     note: str
     pairs: tuple[PairView, ...]
     linked: frozenset[int]  # attributes that have a card of their own on the page
-    opposed: tuple[Part, ...]
+    opposed: tuple[PlainPair, ...]
 
 
 def pair_views(content: ReportContent, names: tuple[Name, ...], book: PictureBook) -> PairViews:
@@ -71,12 +71,14 @@ def _pairs(content: ReportContent) -> list[ClassAttributePair]:
     return content.survey.world.pairs(content.threshold)
 
 
-def attribute_cards(content: ReportContent, selection: Selection, names: tuple[Name, ...], views: PairViews) -> tuple[AttributeCard, ...]:
+def attribute_cards(
+    content: ReportContent, selection: PageSelection, names: tuple[Name, ...], views: PairViews
+) -> tuple[AttributeCard, ...]:
     """The cards of selected attributes that serve a class, strongest first."""
     return tuple(_card(content, selection, names, views, j) for j in selection.attributes if selection.served[j])
 
 
-def _card(content: ReportContent, selection: Selection, names: tuple[Name, ...], views: PairViews, attribute: int) -> AttributeCard:
+def _card(content: ReportContent, selection: PageSelection, names: tuple[Name, ...], views: PairViews, attribute: int) -> AttributeCard:
     served, pictured = selection.served[attribute], [views[attribute, c] for c, _ in selection.served[attribute]]
     return AttributeCard(
         attribute,
@@ -87,8 +89,8 @@ def _card(content: ReportContent, selection: Selection, names: tuple[Name, ...],
         " ".join(f"{c}:{r:.4f}" for c, r in served),
         histogram_chart(content.survey.histograms[attribute]),
         tuple(view for view in pictured if has_pictures(view)),
-        tuple(Part(view.name, view.symbol, view.relevance_text, "") for view in pictured if not has_pictures(view)),
-        tuple(Part(names[c], symbol(attribute), signed(r), "") for c, r in selection.opposed[attribute]),
+        tuple(PlainPair(view.name, view.symbol, view.relevance_text, "") for view in pictured if not has_pictures(view)),
+        tuple(PlainPair(names[c], symbol(attribute), signed(r), "") for c, r in selection.opposed[attribute]),
     )
 
 
@@ -106,13 +108,13 @@ def _state(content: ReportContent, attribute: int) -> str:
     return next((state for state, attributes in groups if attribute in attributes), "")
 
 
-def class_sections(content: ReportContent, selection: Selection, names: tuple[Name, ...], views: PairViews) -> tuple[ClassSection, ...]:
+def class_sections(content: ReportContent, selection: PageSelection, names: tuple[Name, ...], views: PairViews) -> tuple[ClassSection, ...]:
     """A section for each selected class, in their order."""
     cards = {j for j in selection.attributes if selection.served[j]}
     return tuple(_section(content, selection, names[c], views, cards) for c in selection.classes)
 
 
-def _section(content: ReportContent, selection: Selection, name: Name, views: PairViews, cards: set[int]) -> ClassSection:
+def _section(content: ReportContent, selection: PageSelection, name: Name, views: PairViews, cards: set[int]) -> ClassSection:
     of_class = sorted((view for view in views.values() if view.name.index == name.index), key=lambda view: -view.relevance)
     opposed = [(j, r) for j, row in enumerate(selection.opposed) for c, r in row if c == name.index]
     return ClassSection(
@@ -123,7 +125,7 @@ def _section(content: ReportContent, selection: Selection, name: Name, views: Pa
         tuple(of_class),
         frozenset(cards),
         tuple(
-            Part(name, symbol(j), signed(r), attribute_anchor(j) if j in cards else "")
+            PlainPair(name, symbol(j), signed(r), attribute_anchor(j) if j in cards else "")
             for j, r in sorted(opposed, key=lambda part: part[1])
         ),
     )

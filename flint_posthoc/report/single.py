@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ..interpretation.local import AttributeRelevance, LocalInterpretation
 from .charts import Bar, bar
 from .content import ReportContent
-from .heatmap import Selection
+from .heatmap import PageSelection
 from .names import Name, attribute_anchor, percent, signed, symbol
 from .pairs import Shown
 from .pictures import THUMB, Picture, PictureBook, as_image
@@ -53,7 +53,7 @@ class Single:
 
 
 def singles(
-    content: ReportContent, selection: Selection, names: tuple[Name, ...], views: PairViews, book: PictureBook
+    content: ReportContent, selection: PageSelection, names: tuple[Name, ...], views: PairViews, book: PictureBook
 ) -> tuple[Single, ...]:
     """Every sampled image, in the order of the sample; their pictures are put into ``book``."""
     samples = content.survey.samples

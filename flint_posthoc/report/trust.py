@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from ..evaluation.evaluation import Evaluation
-from .charts import Curve, curve
+from .charts import CurveChart, curve
 from .content import ReportContent
-from .heatmap import Selection
+from .heatmap import PageSelection
 from .names import Name, counted, percent, symbol
 
 VERDICTS = (  # (least fidelity, what it means)
@@ -33,7 +33,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionRow:
     """What classifier and interpreter say where they disagree, and how often."""
 
     classifier: Name
@@ -59,17 +59,17 @@ class Trust:
     disagreement: str
     tiles: tuple[Tile, ...]
     rows: tuple[tuple[str, str, str], ...]
-    conciseness: Curve
-    confusions: tuple[Confusion, ...]
+    conciseness: CurveChart
+    confusions: tuple[ConfusionRow, ...]
     confusions_left: int
     idle: tuple[AttributeList, ...]
 
 
-def trust(content: ReportContent, selection: Selection, names: tuple[Name, ...]) -> Trust:
+def trust(content: ReportContent, selection: PageSelection, names: tuple[Name, ...]) -> Trust:
     """The section on how far to trust what follows."""
     evaluation, confusions = content.survey.evaluation, content.survey.confusions
     limit = content.limits.confusions
-    shown = tuple(Confusion(names[f], names[g], counted(images, "image")) for (f, g), images in confusions[:limit])
+    shown = tuple(ConfusionRow(names[f], names[g], counted(images, "image")) for (f, g), images in confusions[:limit])
     return Trust(
         images=evaluation.samples,
         verdict=next(sentence for least, sentence in VERDICTS if evaluation.fidelity >= least),
@@ -117,7 +117,7 @@ def _tiles(evaluation: Evaluation) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def _conciseness(evaluation: Evaluation) -> Curve:
+def _conciseness(evaluation: Evaluation) -> CurveChart:
     counts = evaluation.conciseness
     series = {
         "for or against, |r| > 1/τ": [means["absolute"] for means in counts.values()],
@@ -126,7 +126,7 @@ def _conciseness(evaluation: Evaluation) -> Curve:
     return curve(list(counts), series)
 
 
-def _idle(evaluation: Evaluation, selection: Selection, threshold: float) -> tuple[AttributeList, ...]:
+def _idle(evaluation: Evaluation, selection: PageSelection, threshold: float) -> tuple[AttributeList, ...]:
     silent, dead = set(evaluation.never_fires), set(evaluation.dead_attributes)
     told = dead | set(evaluation.duplicate_attributes)
     taking_part = zip(selection.served, selection.opposed, strict=True)

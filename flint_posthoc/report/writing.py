@@ -19,13 +19,14 @@ from ..interpretation.attribution.settings import AttributionSettings
 from ..interpretation.cards import PairCard, draw_cards
 from ..interpretation.classes import ClassAttributePair
 from ..interpreter.fitted import FittedInterpreter
+from ..measures import PAIR_THRESHOLD
 from ..storage import StrPath, write_bytes
 from .content import Limits, ReportContent, subject_of
 from .page import render
 from .survey import SurveySettings, survey
 
 EXEMPLARS = 3  # images that a pair is shown by
-PHOTOGRAPH = AttributionSettings(steps=8)  # a quarter of the usual path: on two cores the time is better spent on AM+PI
+PHOTOGRAPH_ATTRIBUTION = AttributionSettings(steps=8)  # a quarter of the usual path: on two cores the time is better spent on AM+PI
 
 
 def write_report(
@@ -34,7 +35,7 @@ def write_report(
     data: Data,
     *,
     budget_seconds: float = 240,
-    threshold: float = 0.1,
+    threshold: float = PAIR_THRESHOLD,
     samples: int = 20,
     title: str | None = None,
     data_name: str = "",
@@ -111,7 +112,7 @@ def _cards(
     """The pairs' pictures, and what went wrong: what was computed before is worth a report without them."""
     if not pairs:
         return (), ()
-    attribution = PHOTOGRAPH if is_photograph(fitted.image_shape) else AttributionSettings()
+    attribution = PHOTOGRAPH_ATTRIBUTION if is_photograph(fitted.image_shape) else AttributionSettings()
     draw = partial(draw_cards, k=EXEMPLARS, budget_seconds=max(0.0, seconds), attribution=attribution)
     with tqdm(total=len(pairs), desc="report: drawing attributes", unit="pair", disable=not progress) as bar:
         try:

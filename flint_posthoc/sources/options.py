@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..arrays import ImageShape
 from ..classifier.adapter import Crop, Normalization, find_adapter
 from ..errors import ClassNamesError, ConfigurationError, FlintWarning
 from ..explainer import FlintExplainer
@@ -89,7 +90,7 @@ class ReadingOptions:
         channels = None if shape or not pictures else most_channels(pictures)
         return ImageForm(normalization or AS_THEY_ARE, shape, classifier.crop_of(model), channels)
 
-    def _told_shape(self) -> tuple[int, int, int] | None:
+    def _told_shape(self) -> ImageShape | None:
         if self.size is None:
             return None
         channels = 3 if self.mean is None else len(self.mean)

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from ..arrays import ImageShape
 from ..classifier.adapter import WHOLE, Crop, Normalization
 from ..errors import DataError, EmptyDataError, FlintWarning, UnreadablePictureError
 
@@ -42,7 +43,7 @@ class ImageForm:
     """
 
     normalization: Normalization
-    shape: tuple[int, int, int] | None = None
+    shape: ImageShape | None = None
     crop: Crop = WHOLE
     channels: int | None = None
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from flint_posthoc import FlintExplainer
 from flint_posthoc.charts import histograms
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
+from flint_posthoc.evaluation.class_depth import SPACES, ClassDepth, ClassDepths, ClassDepthSettings, learn_class_depths, outlying
 from flint_posthoc.evaluation.depth import DepthSettings
 from flint_posthoc.evaluation.disagreement import (
     INTERPRETERS_DOUBT,
@@ -24,15 +25,14 @@ from flint_posthoc.evaluation.disagreement import (
     conclude_disagreement,
     judge,
 )
-from flint_posthoc.evaluation.trust import SPACES, ClassDepth, Trust, TrustSettings, learn_trust, outlying
 
 Labelled = list[tuple[Tensor, Tensor]]
-SETTINGS = TrustSettings(members=100, components=6, depth=DepthSettings(directions=50, refinements=3))
+SETTINGS = ClassDepthSettings(members=100, components=6, depth=DepthSettings(directions=50, refinements=3))
 
 
 @pytest.fixture(scope="module")
-def trust(learnt: FlintExplainer, train: Tensor) -> Trust:
-    return learn_trust(learnt.fitted, train, SETTINGS)
+def trust(learnt: FlintExplainer, train: Tensor) -> ClassDepths:
+    return learn_class_depths(learnt.fitted, train, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def strange() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def found(learnt: FlintExplainer, trust: Trust, labelled: Labelled, strange: Tensor) -> Disagreement:
+def found(learnt: FlintExplainer, trust: ClassDepths, labelled: Labelled, strange: Tensor) -> Disagreement:
     return analyse_disagreement(learnt.fitted, trust, labelled, outside=strange)
 
 
-def test_groups_and_shares_are_the_loops(learnt: FlintExplainer, trust: Trust, labelled: Labelled, found: Disagreement) -> None:
+def test_groups_and_shares_are_the_loops(learnt: FlintExplainer, trust: ClassDepths, labelled: Labelled, found: Disagreement) -> None:
     judged = judge(learnt.fitted, trust, labelled)
     pixels, labels = (torch.cat(column) for column in zip(*labelled, strict=True))
     local = learnt(pixels)
@@ -89,7 +89,7 @@ def test_images_of_another_kind_are_outliers(found: Disagreement) -> None:
 
 def test_members_that_were_held_out_are_outliers_as_often_as_asked() -> None:
     members = torch.randn(2000, 3)
-    known = ClassDepth.of(members, TrustSettings(members=2000, held_out=0.5, depth=DepthSettings(directions=50, refinements=2)))
+    known = ClassDepth.of(members, ClassDepthSettings(members=2000, held_out=0.5, depth=DepthSettings(directions=50, refinements=2)))
     assert (known(torch.randn(2000, 3)) < 1).double().mean().item() == pytest.approx(0.05, abs=0.02)
 
 
@@ -97,7 +97,7 @@ def test_a_class_of_few_members_is_not_judged_and_that_is_said(learnt: FlintExpl
     with torch.no_grad():
         predicted = learnt.model(train).argmax(dim=1)
     few = torch.cat([train[predicted != 2], train[predicted == 2][:5]])
-    trust = learn_trust(learnt.fitted, few, SETTINGS)
+    trust = learn_class_depths(learnt.fitted, few, SETTINGS)
     assert trust.unknown_classes == (learnt.fitted.class_names[2],)
     found = analyse_disagreement(learnt.fitted, trust, pixels)
     judged = judge(learnt.fitted, trust, pixels)
@@ -120,10 +120,10 @@ def test_positions_are_those_in_the_data_least_deep_first() -> None:
 
 
 def test_the_seed_decides_and_batches_do_not(learnt: FlintExplainer, train: Tensor, labelled: Labelled, pixels: Tensor) -> None:
-    by_seed = [learn_trust(learnt.fitted, list(train.split(size)), SETTINGS) for size in (600, 77)]
+    by_seed = [learn_class_depths(learnt.fitted, list(train.split(size)), SETTINGS) for size in (600, 77)]
     first, second = (judge(learnt.fitted, trust, pixels).depths for trust in by_seed)
     torch.testing.assert_close(first[:, 0], second[:, 0])
-    again = learn_trust(learnt.fitted, train, SETTINGS)
+    again = learn_class_depths(learnt.fitted, train, SETTINGS)
     assert torch.equal(judge(learnt.fitted, again, pixels).depths, first)
 
 
@@ -138,11 +138,11 @@ def test_it_says_what_it_means(found: Disagreement) -> None:
 
 def test_bad_input_is_refused(learnt: FlintExplainer, pixels: Tensor) -> None:
     with pytest.raises(EmptyDataError, match=r"no class has 20 images in the reference data, \d+ at most"):
-        learn_trust(learnt.fitted, pixels[:12], SETTINGS)
+        learn_class_depths(learnt.fitted, pixels[:12], SETTINGS)
     with pytest.raises(ConfigurationError, match="between 0 and 1"):
-        TrustSettings(held_out=1.0)
+        ClassDepthSettings(held_out=1.0)
     with pytest.raises(ConfigurationError, match="at most members"):
-        TrustSettings(members=15)
+        ClassDepthSettings(members=15)
 
 
 def test_labels_of_images_of_another_kind_are_not_looked_at(learnt: FlintExplainer, pixels: Tensor, strange: Tensor) -> None:
@@ -151,9 +151,9 @@ def test_labels_of_images_of_another_kind_are_not_looked_at(learnt: FlintExplain
     assert learnt.disagreement(train, pixels, outside=[(strange, torch.full((len(strange),), 77))]).to_dict() == bare.to_dict()
 
 
-def test_no_trace_stays(learnt: FlintExplainer, trust: Trust, pixels: Tensor, strange: Tensor) -> None:
+def test_no_trace_stays(learnt: FlintExplainer, trust: ClassDepths, pixels: Tensor, strange: Tensor) -> None:
     with left_alone(learnt.model):
-        learn_trust(learnt.fitted, pixels.repeat(4, 1, 1, 1), SETTINGS)
+        learn_class_depths(learnt.fitted, pixels.repeat(4, 1, 1, 1), SETTINGS)
         analyse_disagreement(learnt.fitted, trust, pixels, outside=[(strange, torch.full((30,), 77))])
 
 

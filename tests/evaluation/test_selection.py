@@ -18,7 +18,6 @@ from flint_posthoc import FlintExplainer, Normalization
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError
 from flint_posthoc.evaluation.evaluation import Evaluation
 from flint_posthoc.evaluation.selection import Selection, SizeScore, folds_of, recommend, sweep_sizes
-from flint_posthoc.learning import keeping
 from flint_posthoc.learning.caching.cache import ActivationCache
 from flint_posthoc.learning.fitting import fit
 from flint_posthoc.learning.request import FitRequest
@@ -162,7 +161,7 @@ def test_what_does_not_fit_the_memory_twice_goes_to_disk(monkeypatch: pytest.Mon
     real = FlintExplainer.cache
     monkeypatch.setattr(FlintExplainer, "cache", lambda self, data, **how: asked.append(how["folder"]) or real(self, data, **how))
     whole = small.explainer().selection(small.images(), [2], folds=2, progress=False)
-    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 1000)
     parts = small.explainer().selection(small.images(), [2], folds=2, progress=False)
     assert asked[0] is None
     assert Path(asked[1]).is_relative_to(tmp_path)
@@ -172,7 +171,7 @@ def test_what_does_not_fit_the_memory_twice_goes_to_disk(monkeypatch: pytest.Mon
 
 
 def test_where_the_disk_is_short_too_it_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
-    monkeypatch.setattr(keeping, "free_bytes", lambda folder: 0)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_policy, "free_bytes", lambda folder: 0)
     found = small.explainer().selection(small.images(), [2], folds=2, progress=False)
     assert not any("on disk" in note for note in found.notes)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.errors import ConfigurationError, EmptyDataError
-from flint_posthoc.evaluation.gathering import RowReservoir, add_up, gather
+from flint_posthoc.evaluation.gathering import RowReservoir, add_up, sample_rows
 from flint_posthoc.evaluation.shuffling import across_samples, one_across_samples, shuffle, within_samples
 
 Labelled = list[tuple[Tensor, Tensor]]
@@ -120,7 +120,7 @@ def test_labels_that_are_missing_leave_accuracy_unknown(explain: FlintExplainer,
     assert found.intact.accuracy is None
     assert found.drops[0].accuracy is None
     assert found.chance.accuracy is None
-    mixed = gather(explain.fitted, [(pixels[:10], torch.zeros(10, dtype=torch.int64)), pixels[10:]])
+    mixed = sample_rows(explain.fitted, [(pixels[:10], torch.zeros(10, dtype=torch.int64)), pixels[10:]])
     assert mixed.labels.tolist() == [0] * 10 + [-1] * 30
 
 

@@ -1,14 +1,14 @@
 """The scores by name, for tests that go through all of them."""
 
 from flint_posthoc.interpretation.attribution.scores import (
-    Score,
+    ScoreFunction,
     attribute_scores,
     classifier_scores,
     interpreter_scores,
     preactivation_scores,
 )
 
-SCORES: dict[str, Score] = {
+SCORES: dict[str, ScoreFunction] = {
     "attributes": attribute_scores,
     "preactivations": preactivation_scores,
     "interpreter": interpreter_scores,

@@ -29,20 +29,20 @@ def test_one_pass_gives_attributes_logits_and_a_reconstruction_of_one_another() 
     assert torch.equal(output.attributes, ours.attribute_network(activations))
     torch.testing.assert_close(output.logits, output.attributes @ ours.head.weight.T + ours.head.bias)
     assert torch.equal(output.reconstruction, ours.decoder(output.attributes))
-    assert all(torch.equal(one, other) for one, other in zip(ours.explain(activations), output[:2], strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(ours.attributes_and_logits(activations), output[:2], strict=True))
 
 
 def test_dropout_is_for_training_only() -> None:
     ours, activations = interpreter(head_dropout=0.5).train(), maps()
     assert not torch.equal(ours(activations).logits, ours(activations).logits)
-    assert torch.equal(ours.eval()(activations).logits, ours.explain(activations)[1])
+    assert torch.equal(ours.eval()(activations).logits, ours.attributes_and_logits(activations)[1])
 
 
 def test_a_class_centred_head_sums_to_zero_and_leaves_softmax_as_it_was() -> None:
     ours, activations = interpreter(), maps()
-    before = ours.explain(activations)[1].softmax(dim=1)
+    before = ours.attributes_and_logits(activations)[1].softmax(dim=1)
     ours.centre_head()
-    torch.testing.assert_close(ours.explain(activations)[1].softmax(dim=1), before)
+    torch.testing.assert_close(ours.attributes_and_logits(activations)[1].softmax(dim=1), before)
     torch.testing.assert_close(ours.head.weight.sum(dim=0), torch.zeros(6), atol=1e-6, rtol=0)
     assert abs(ours.head.bias.sum().item()) < 1e-6
 

@@ -27,8 +27,7 @@ from flint_posthoc.errors import (
     FlintWarning,
     MemoryExhaustedError,
 )
-from flint_posthoc.learning import keeping
-from flint_posthoc.learning.batches import LearningBatch, Survey
+from flint_posthoc.learning.batches import DataSummary, LearningBatch
 from flint_posthoc.learning.caching import shards
 from flint_posthoc.learning.caching.cache import ActivationCache, CachedBatches
 from flint_posthoc.learning.caching.layout import columns_of
@@ -117,8 +116,8 @@ def test_a_cache_that_is_asked_for_keeps_one_reading_of_augmented_data_and_says_
 
 
 def test_too_little_room_anywhere_is_said_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
-    monkeypatch.setattr(keeping, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_policy, "free_bytes", lambda folder: 1000)
     data = Counted()
     with pytest.warns(FlintWarning, match=r"the activations of 40 images need .* and on disk .* are free in"):
         small.explainer().fit(batched(data), epochs=3, progress=False)
@@ -134,8 +133,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
-    monkeypatch.setattr(keeping, "in_memory", lambda folder: False)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_policy, "in_memory", lambda folder: False)
     data = Counted()
     history = small.explainer().fit(batched(data), epochs=3, progress=False)
     assert sorted(data.reads) == [1] * 32 + [3] * 8
@@ -146,7 +145,7 @@ def test_too_little_memory_is_met_by_the_disk(monkeypatch: pytest.MonkeyPatch, t
 def test_validation_that_does_not_fit_the_memory_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     counted, settings = Counted(), {"epochs": 3, "cache": "memory", "progress": False}
     held = small.explainer().fit(small.images(), validation=counted.pixels, **settings)
-    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 1000)
     with pytest.warns(FlintWarning, match="the classifier runs over it after every epoch"):
         again = small.explainer().fit(small.images(), validation=batched(counted), **settings)
     assert min(counted.reads) >= 3
@@ -163,15 +162,15 @@ class Endless(IterableDataset):
 
 @pytest.mark.parametrize("once", [False, True])
 def test_a_stream_of_unknown_length_fills_its_share_of_the_free_memory_at_most(monkeypatch: pytest.MonkeyPatch, once: bool) -> None:
-    monkeypatch.setattr(keeping, "free_memory", lambda: 2**20)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 2**20)
     loader = DataLoader(Endless(), batch_size=10)
     with pytest.raises(MemoryExhaustedError, match=r"of the first [\d,]+ images fill the 0.0 GiB .* did not say how many"):
         small.explainer().fit(iter(loader) if once else loader, progress=False)
 
 
 def test_a_disk_that_is_memory_does_not_help(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    monkeypatch.setattr(keeping, "free_memory", lambda: 1000)
-    monkeypatch.setattr(keeping, "in_memory", lambda folder: True)
+    monkeypatch.setattr(cache_policy, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_policy, "in_memory", lambda folder: True)
     with pytest.warns(FlintWarning, match="the classifier runs in every epoch instead"):
         small.explainer().fit(batched(Counted()), epochs=1, progress=False)
 
@@ -391,7 +390,7 @@ def test_class_means_are_the_loops(labelled: bool) -> None:
     classes = small.labels(model, pixels) if labelled else model(pixels).argmax(dim=1)
     classes[classes == 2] = 1  # a class that is never seen
     data = [(pixels[:17], classes[:17]), (pixels[17:], classes[17:])] if labelled else [pixels]
-    means = small.explainer(model).cache(data, progress=False).survey().class_means
+    means = small.explainer(model).cache(data, progress=False).summary().class_means
     if labelled:
         for c in range(small.CLASSES):
             members = [image for image, k in zip(oracles.rows(pixels), classes.tolist(), strict=True) if k == c or c == 2]
@@ -416,9 +415,9 @@ def test_a_post_hoc_fit_takes_soft_labels_and_does_without_those_that_are_none()
     assert torch.equal(none.fitted.class_means, small.fitted(model, pixels).fitted.class_means)
 
 
-def test_a_survey_of_nothing_is_refused() -> None:
+def test_a_summary_of_nothing_is_refused() -> None:
     with pytest.raises(EmptyDataError, match="nothing to learn from"):
-        Survey.of([], 3)
+        DataSummary.of([], 3)
 
 
 def test_a_loader_that_drops_an_incomplete_batch_may_learn_from_a_cache_of_all() -> None:

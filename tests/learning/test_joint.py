@@ -27,11 +27,11 @@ from flint_posthoc.errors import (
     TrainingDivergedError,
 )
 from flint_posthoc.learning import fitting
+from flint_posthoc.learning.cache_policy import PendingPass
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.defaults import BY_DESIGN
 from flint_posthoc.learning.history import FitHistory
 from flint_posthoc.learning.joint import JointSettings
-from flint_posthoc.learning.keeping import Reading
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
 from flint_posthoc.learning.schedule import CONSTANT, LossSchedule
 
@@ -286,16 +286,16 @@ def test_the_history_tells_l_pred_before_its_weight() -> None:
     assert told[0].loss + 6 * told[0].prediction == pytest.approx(told[1].loss, rel=1e-5)
 
 
-def test_a_survey_of_labelled_data_takes_no_pass_of_f() -> None:
+def test_a_summary_of_labelled_data_takes_no_pass_of_f() -> None:
     explain, calls = small.explainer(small.tiny()), []
     data = small.loader(PIXELS, TRUTH)
-    preparation = explain._preparation(explain._prepare(PIXELS[:4]))
-    known = Reading(preparation._replace(labels="counted"), data, data, show_progress=False).survey()
+    reader = explain._reader(explain._prepare(PIXELS[:4]))
+    known = PendingPass(reader._replace(labels="counted"), data, data, show_progress=False).summary()
     explain.model.register_forward_hook(lambda *_: calls.append(1))
-    survey = Reading(preparation._replace(labels="targets"), data, data, show_progress=False).survey()
+    summary = PendingPass(reader._replace(labels="targets"), data, data, show_progress=False).summary()
     assert calls == []
-    assert (survey.batches, survey.class_counts) == (known.batches, known.class_counts)
-    assert torch.equal(survey.class_means, known.class_means)
+    assert (summary.batches, summary.class_counts) == (known.batches, known.class_counts)
+    assert torch.equal(summary.class_means, known.class_means)
 
 
 def test_label_smoothing_and_class_weights_are_torchs() -> None:

@@ -117,7 +117,7 @@ def stopped(folder: Path, after: int, **settings: Any) -> None:
 
     def limited() -> Any:
         for number, batch in enumerate(data):
-            if len(reads) > after + 2 and number == 3:  # the first pass is a survey, the second starts the interpreter
+            if len(reads) > after + 2 and number == 3:  # the first pass is a summary, the second starts the interpreter
                 raise Stopped
             yield batch
 

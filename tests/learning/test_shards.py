@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flint_posthoc.errors import ArtifactError, DamagedArtifactError, DiskSpaceError, EmptyDataError, FlintWarning, NotAnArtifactError
-from flint_posthoc.learning.batches import LearningBatch, Survey
+from flint_posthoc.learning.batches import DataSummary, LearningBatch
 from flint_posthoc.learning.caching import folder as folders
 from flint_posthoc.learning.caching import order, shards
 from flint_posthoc.learning.caching.disk import Origin, StoredCache, open_cache, write_cache
@@ -88,11 +88,11 @@ def test_a_shard_is_an_ordinary_safetensors_file_of_bounded_size(tmp_path: Path)
     assert rows.nbytes == sum(column.nbytes for part in parts for column in part.values())
 
 
-def test_the_survey_is_that_of_the_data(tmp_path: Path) -> None:
+def test_the_summary_is_that_of_the_data(tmp_path: Path) -> None:
     write(tmp_path, precision="float16")
-    survey, expected = open_cache(tmp_path).rows.survey(), Survey.of(batches(), CLASSES)
-    assert (survey.batches, survey.class_counts, survey.images) == (expected.batches, expected.class_counts, ROWS)
-    assert torch.equal(survey.class_means, expected.class_means)
+    summary, expected = open_cache(tmp_path).rows.summary(), DataSummary.of(batches(), CLASSES)
+    assert (summary.batches, summary.class_counts, summary.images) == (expected.batches, expected.class_counts, ROWS)
+    assert torch.equal(summary.class_means, expected.class_means)
 
 
 def test_a_part_is_a_cache_of_its_own(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_a_part_is_a_cache_of_its_own(tmp_path: Path) -> None:
     part, expected = write(tmp_path).rows.part(chosen), whole().rows(chosen)
     assert same(part.select(torch.arange(60)), expected)
     assert same(part.part(torch.tensor([7, 3])).select(torch.tensor([1])), expected.rows(torch.tensor([3])))
-    in_memory = RowsInMemory.of([expected], "float32").survey()
-    assert part.survey().class_counts == in_memory.class_counts
-    torch.testing.assert_close(part.survey().class_means, in_memory.class_means)
+    in_memory = RowsInMemory.of([expected], "float32").summary()
+    assert part.summary().class_counts == in_memory.class_counts
+    torch.testing.assert_close(part.summary().class_means, in_memory.class_means)
     assert part.nbytes == 60 * part.layout.row_bytes
 
 

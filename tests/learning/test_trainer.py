@@ -194,7 +194,7 @@ def test_silent_attributes_are_revived_and_counted() -> None:
     assert [record.revived for record in history][:3] == [0, 2, 0]
     assert "2 silent attributes revived" in str(history)
     (batch, *_) = Source(25).epoch(0)
-    assert (ours.explain(batch.activations)[0] > 0).any(dim=0).all()
+    assert (ours.attributes_and_logits(batch.activations)[0] > 0).any(dim=0).all()
 
 
 def test_silent_attributes_stay_silent_where_revival_is_off() -> None:
@@ -203,7 +203,7 @@ def test_silent_attributes_stay_silent_where_revival_is_off() -> None:
     history = trainer(Source(25), ours, max_steps=110, revive_after=None).fit()
     assert sum(record.revived for record in history) == 0
     (batch, *_) = Source(25).epoch(0)
-    assert not ours.explain(batch.activations)[0][:, 1].any()
+    assert not ours.attributes_and_logits(batch.activations)[0][:, 1].any()
 
 
 def test_validation_is_judged_after_each_epoch_and_recorded() -> None:

@@ -13,10 +13,10 @@ from ...arrays import Images
 from ...errors import ConfigurationError
 from ...interpreter.fitted import FittedInterpreter
 from ..targets import attribute_of_each, one_of_each
-from .scores import Score, attribute_scores, classifier_scores, interpreter_scores
+from .scores import ScoreFunction, attribute_scores, classifier_scores, interpreter_scores
 
-LOGITS: dict[str, Score] = {"interpreter": interpreter_scores, "classifier": classifier_scores}
-KINDS: dict[Score, str] = {
+LOGITS: dict[str, ScoreFunction] = {"interpreter": interpreter_scores, "classifier": classifier_scores}
+KINDS: dict[ScoreFunction, str] = {
     attribute_scores: "attributes",
     interpreter_scores: "class logits of the interpreter",
     classifier_scores: "class logits of the classifier",
@@ -29,7 +29,7 @@ Wanted: TypeAlias = int | Sequence[int] | Tensor  # one for all images, or one e
 class Target:
     """What is attributed: one column (B,) of a score an image."""
 
-    score: Score
+    score: ScoreFunction
     columns: Tensor
     words: tuple[str, ...]
 

@@ -19,7 +19,7 @@ from .guidance import PixelPath
 from .methods import METHODS, checked_name, path_of, pixel_maps
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
 from .sanity import SanityCheck, SanityScore, check_target
-from .scores import Score, attribute_scores, classifier_scores
+from .scores import ScoreFunction, attribute_scores, classifier_scores
 from .settings import DEFAULTS, AttributionSettings, Request
 
 # What ``auto`` tries in turn: the paper's method, then by how much of φ is lost with a tenth of the pixels in regions (a fit on SqueezeNet,
@@ -187,7 +187,7 @@ def _automatic(request: Request, path: PixelPath, pixels: Images, target: Target
     return known[asked]
 
 
-Asked: TypeAlias = tuple[Score, AttributionSettings]
+Asked: TypeAlias = tuple[ScoreFunction, AttributionSettings]
 _CHOICES: WeakKeyDictionary[Interpreter, dict[Asked, Choice]] = WeakKeyDictionary()  # of ``auto``, as long as the fit lives
 
 

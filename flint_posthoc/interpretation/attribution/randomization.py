@@ -23,11 +23,11 @@ from ...classifier.recording import ParametersRead
 from ...classifier.taps import hooked, tapped
 from ...classifier.view import model_dtype
 from ...interpreter.fitted import FittedInterpreter
-from .scores import Score, attribute_scores, classifier_scores, copied, interpreter_scores, open_scores
+from .scores import ScoreFunction, attribute_scores, classifier_scores, copied, interpreter_scores, open_scores
 
 
 @dataclass(frozen=True)
-class Stage:
+class LayerGroup:
     """Layers that are randomised together, named by the last of them. ``whole``: with it a whole part is."""
 
     name: str
@@ -36,8 +36,8 @@ class Stage:
 
 
 def randomized(
-    fitted: FittedInterpreter, images: Images, score: Score, *, most: int, seed: int
-) -> Iterator[tuple[Stage, FittedInterpreter]]:
+    fitted: FittedInterpreter, images: Images, score: ScoreFunction, *, most: int, seed: int
+) -> Iterator[tuple[LayerGroup, FittedInterpreter]]:
     """(stage, interpreter) with one stage more randomised each time, in copies of h, Ψ and f; f and ``fitted`` stay as they are.
 
     The same copy is yielded each time: use it before going on.
@@ -60,7 +60,7 @@ def randomized(
 Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
 
 
-def _parts(fitted: FittedInterpreter, images: Images, score: Score) -> list[tuple[str, Layers]]:
+def _parts(fitted: FittedInterpreter, images: Images, score: ScoreFunction) -> list[tuple[str, Layers]]:
     """What the score depends on, from the score to the pixels."""
     tapped_part = _classifier_layers(fitted, images, attribute_scores)
     parts: list[tuple[str, Layers]] = [("h", [("", fitted.interpreter.head)])] if score is interpreter_scores else []
@@ -78,7 +78,7 @@ def _psi_layers(fitted: FittedInterpreter) -> Layers:
     return sorted(layers, key=lambda layer: order.index(layer[0].split(".")[0]))
 
 
-def _classifier_layers(fitted: FittedInterpreter, images: Images, score: Score) -> Layers:
+def _classifier_layers(fitted: FittedInterpreter, images: Images, score: ScoreFunction) -> Layers:
     """f's layers with weights that the score's pass calls, or whose weights another layer reads in it; the last one first."""
     used: dict[str, nn.Module] = {}
     weighted = {name: module for name, module in fitted.view.model.named_modules() if _own_parameters(module)}
@@ -101,13 +101,13 @@ def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
     return list(module.parameters(recurse=False))
 
 
-def _grouped(part: str, layers: Layers, most: int) -> list[Stage]:
+def _grouped(part: str, layers: Layers, most: int) -> list[LayerGroup]:
     """At most so many stages of about equally many layers."""
     count = min(most, len(layers))
     bounds = [round(index * len(layers) / count) for index in range(count + 1)] if count else []
     groups = [layers[start:end] for start, end in pairwise(bounds)]
     return [
-        Stage(f"{part} to {group[-1][0]}".removesuffix(" to "), tuple(module for _, module in group), group is groups[-1])
+        LayerGroup(f"{part} to {group[-1][0]}".removesuffix(" to "), tuple(module for _, module in group), group is groups[-1])
         for group in groups
     ]
 

@@ -17,7 +17,7 @@ from ...words import MISSING, plain
 from .methods import METHODS, checked_name, pixel_maps, refusals
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
 from .randomization import randomized
-from .scores import Score, attribute_scores, preactivation_scores
+from .scores import ScoreFunction, attribute_scores, preactivation_scores
 from .settings import DEFAULTS, AttributionSettings, Request
 from .similarity import Heat, rank_correlation, ssim, strength
 
@@ -176,7 +176,6 @@ def compare_with(
     *,
     methods: Sequence[str] | None = None,
     candidates: int = 5,
-    settings: AttributionSettings = DEFAULTS,
 ) -> SanityCheck:
     """The same similarity between two fits, for example with one to a network that was trained on random labels.
 
@@ -202,12 +201,12 @@ def compare_with(
     scores: dict[str, tuple[SanityScore, ...]] = {}
     refused, background = dict[str, str](), dict[str, SanityScore]()
     for method in map(checked_name, methods or METHODS):
-        sides = [Request(side, classes.score, settings) for side in (fitted, other)]
+        sides = [Request(side, classes.score, DEFAULTS) for side in (fitted, other)]
         refused[method] = next(filter(None, (refusals(side, pixels, [method])[method] for side in sides)), "")
         if not refused[method]:
             logits = compared("class logits of g in the other fit", *(_maps(side, method, pixels, classes.columns) for side in sides))
-            ours = _maps(Request(fitted, preactivation_scores, settings), method, pixels, first.columns)
-            theirs = [_maps(Request(other, preactivation_scores, settings), method, pixels, columns) for columns in rivals]
+            ours = _maps(Request(fitted, preactivation_scores, DEFAULTS), method, pixels, first.columns)
+            theirs = [_maps(Request(other, preactivation_scores, DEFAULTS), method, pixels, columns) for columns in rivals]
             background |= _background({method: ours}, [method])
             scores[method] = (logits, _best(f"best of {most} attributes of the other fit", ours, theirs))
     named = {method: reason for method, reason in refused.items() if reason}
@@ -242,7 +241,7 @@ def _cell(score: SanityScore | None) -> str:
     return f"{MISSING:>14}" if score is None else f"{score.rank_correlation:6.2f} ({score.ssim:5.2f})"
 
 
-def _always_alive(score: Score) -> Score:
+def _always_alive(score: ScoreFunction) -> ScoreFunction:
     return preactivation_scores if score is attribute_scores else score
 
 

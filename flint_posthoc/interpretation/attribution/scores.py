@@ -28,7 +28,7 @@ class PixelScores(nn.Module):
     ``maps`` are the places where Ψ takes over each tap in canonical form (B, channels, h, w).
     """
 
-    def __init__(self, run: OpenView, fitted: FittedInterpreter, score: Score) -> None:
+    def __init__(self, run: OpenView, fitted: FittedInterpreter, score: ScoreFunction) -> None:
         super().__init__()
         self.classifier: nn.Module = fitted.view.model
         self.attribute_network: nn.Module = fitted.interpreter.attribute_network
@@ -44,7 +44,7 @@ class PixelScores(nn.Module):
         return self._score(self, images)
 
 
-Score: TypeAlias = Callable[[PixelScores, Images], Tensor]
+ScoreFunction: TypeAlias = Callable[[PixelScores, Images], Tensor]
 
 
 def attribute_scores(network: PixelScores, images: Images) -> Tensor:
@@ -77,7 +77,7 @@ def classifier_scores(network: PixelScores, images: Images) -> Tensor:
 
 
 @contextmanager
-def open_scores(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
+def open_scores(fitted: FittedInterpreter, score: ScoreFunction) -> Iterator[PixelScores]:
     """A ``PixelScores`` with gradients to the pixels and to nothing else; f, Ψ and the process are left as they were found."""
     with torch.inference_mode(False), fitted.view.frozen() as run, frozen(fitted.interpreter), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Captum's, of the hooks that it sets; they are gone afterwards
@@ -86,7 +86,7 @@ def open_scores(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores
 
 
 @contextmanager
-def open_copy(fitted: FittedInterpreter, score: Score) -> Iterator[PixelScores]:
+def open_copy(fitted: FittedInterpreter, score: ScoreFunction) -> Iterator[PixelScores]:
     """The same on copies of f and of the interpreter, for methods that leave attributes on the modules they meet."""
     with open_scores(copied(fitted), score) as network:
         yield network

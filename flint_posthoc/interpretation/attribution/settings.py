@@ -11,7 +11,7 @@ from ...arrays import Images
 from ...classifier.adapter import TapLayout
 from ...errors import AttributionError, ConfigurationError
 from ...interpreter.fitted import FittedInterpreter
-from .scores import Score
+from .scores import ScoreFunction
 
 
 def _mean_colour(fitted: FittedInterpreter) -> Tensor:
@@ -76,7 +76,7 @@ class Request:
     """Maps of one kind of score by one method."""
 
     fitted: FittedInterpreter
-    score: Score
+    score: ScoreFunction
     settings: AttributionSettings
 
     @property

@@ -15,13 +15,12 @@ from ...errors import ClassifierMismatchError, ConfigurationError
 from ...processes import local_size, size, together
 from ...storage import StrPath, fingerprint
 from ...words import in_bytes
-from ..batches import LearningBatch, Preparation, Survey
+from ..batches import BatchReader, DataSummary, LearningBatch
 from ..settings import epoch_seed
 from .components import Components, in_components
 from .disk import Origin, open_cache, write_cache
-from .holding import Holding, found_folder, part_folder
 from .layout import Narrowing, RowLayout, bytes_per_image, check_precision
-from .order import Order
+from .row_ranges import RowRange, found_folder, part_folder
 from .rows import Rows, RowsInMemory, RowsOnDisk
 
 
@@ -38,12 +37,12 @@ class ActivationCache:
     rows: Rows
     origin: Origin
     components: Components | None = None  # in which wide taps are stored
-    held: Holding | None = None
+    held: RowRange | None = None
 
     @classmethod
     def build(
         cls,
-        preparation: Preparation,
+        reader: BatchReader,
         passes: Generator[LearningBatch, None, None],
         *,
         folder: StrPath | None = None,
@@ -51,7 +50,7 @@ class ActivationCache:
         images: int | None = None,
         overwrite: bool = False,
     ) -> ActivationCache:
-        """Keep ``passes``, which is ``preparation.passes(data)``, perhaps with a progress bar around it: ``data`` is read exactly once.
+        """Keep ``passes``, which is ``reader.passes(data)``, perhaps with a progress bar around it: ``data`` is read exactly once.
 
         Args:
             folder: where to keep it, made if it is not there; ``None``: in memory.
@@ -64,21 +63,21 @@ class ActivationCache:
             DiskSpaceError, ArtifactError: see ``write_cache``; nothing half-written stays behind.
         """
         check_precision(precision)
-        view = preparation.view
+        view = reader.view
         origin = Origin(view.layers, view.class_ids, fingerprint(view.model))
         with closing(passes):
-            components, stream = in_components(passes, preparation.max_channels)
+            components, stream = in_components(passes, reader.max_channels)
             if folder is None:
-                as_run = "bfloat16" if preparation.bfloat16 else "float32"
+                as_run = "bfloat16" if reader.bfloat16 else "float32"
                 return cls._of(_in_memory(stream, as_run if precision == "auto" else precision, images), origin, components)
-            needed = (images or 0) * bytes_per_image(preparation, precision) * local_size()
+            needed = (images or 0) * bytes_per_image(reader, precision) * local_size()
             place = part_folder(Path(folder))
             written = write_cache(place, origin, stream, components, precision=precision, needed=needed, overwrite=overwrite)
             return cls._of(written.rows, origin, components)
 
     @classmethod
     def _of(cls, rows: Rows, origin: Origin, components: Components | None) -> ActivationCache:
-        return cls(rows, origin, components, None if size() == 1 else Holding.of_part(len(rows)))
+        return cls(rows, origin, components, None if size() == 1 else RowRange.of_part(len(rows)))
 
     @classmethod
     def open(cls, folder: StrPath) -> ActivationCache:
@@ -103,9 +102,9 @@ class ActivationCache:
         return f"ActivationCache({len(self):,} images, {layers}, {self.precision} {place}, {in_bytes(self.nbytes)})"
 
     @property
-    def holding(self) -> Holding:
+    def holding(self) -> RowRange:
         """Which rows this process reads."""
-        return self.held or Holding.of_whole(len(self.rows))
+        return self.held or RowRange.of_whole(len(self.rows))
 
     @property
     def nbytes(self) -> int:
@@ -129,19 +128,19 @@ class ActivationCache:
         left_out = None if self.components is None else self.components.note
         return "; ".join(filter(None, [kept, left_out])) or None
 
-    def check(self, preparation: Preparation) -> None:
+    def check(self, reader: BatchReader) -> None:
         """Raise unless this cache was made for the same classifier, layers, shapes, classes and resolution.
 
         Raises:
             ClassifierMismatchError: another classifier.
             ConfigurationError: anything else.
         """
-        if self.origin.classifier != fingerprint(preparation.view.model):
+        if self.origin.classifier != fingerprint(reader.view.model):
             made_with = self.origin.classifier[:12]
             raise ClassifierMismatchError(
                 f"the activation cache was made with another classifier (fingerprint {made_with}…), or with other weights"
             )
-        expected = _told(preparation.view.layers, preparation.view.class_ids, RowLayout.of(preparation.blank(), self.precision))
+        expected = _told(reader.view.layers, reader.view.class_ids, RowLayout.of(reader.blank(), self.precision))
         found = _told(self.origin.layers, self.origin.class_ids, self._layout)
         if found != expected:
             raise ConfigurationError(
@@ -158,9 +157,9 @@ class ActivationCache:
             layout, maps=tuple((len(tap.mean), *shape[1:]) for tap, shape in zip(self.components.taps, layout.maps, strict=True))
         )
 
-    def survey(self) -> Survey:
+    def summary(self) -> DataSummary:
         """Of the stored images, those of all processes."""
-        return self.rows.survey() if self.held is None else self.rows.survey().over_all()
+        return self.rows.summary() if self.held is None else self.rows.summary().over_all()
 
     def select(self, index: Tensor) -> LearningBatch:
         """The images at ``index`` (n,), in that order, with all channels. Raises ``ConfigurationError`` where they are not all here."""
@@ -186,8 +185,7 @@ class CachedBatches:
 
     Of several processes each gives those images of a mini-batch that it holds, perhaps none.
 
-    ``order``: ``None`` takes the one that suits where the rows are.  ``in_components``: give wide taps as they are stored.
-    ``bfloat16``: give maps in it and channels last, else in float32.
+    ``in_components``: give wide taps as they are stored.  ``bfloat16``: give maps in it and channels last, else in float32.
     """
 
     def __init__(
@@ -196,19 +194,17 @@ class CachedBatches:
         batch_size: int,
         seed: int,
         device: torch.device,
-        order: Order | None = None,
         in_components: bool = False,
         bfloat16: bool = False,
     ) -> None:
         self.components, self.bfloat16 = cache.components if in_components else None, bfloat16
         self.cache, self.batch_size, self.seed, self.device = cache, min(batch_size, len(cache)), seed, device
-        self.order = order or cache.rows.order
         self.batches_per_epoch: int | None = len(cache) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[LearningBatch]:
         """Every image at most once; the last, smaller batch is left out, since L_cd depends on the batch size."""
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, number))
-        order = self.order(len(self.cache), self.batch_size, generator)
+        order = self.cache.rows.order(len(self.cache), self.batch_size, generator)
         for batch in self.cache.rows.batches(order, self.batch_size, self.cache.holding.own):
             here = batch.to(self.device)
             if self.components is not self.cache.components:

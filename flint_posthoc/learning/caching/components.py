@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...arrays import Activations, Maps
+from ...arrays import Activations, Maps, MapShape
 from ...interpreter.attributes import channel_statistics
 from ...processes import copy_from_main, gather, gather_rows, rank
 from ...storage import tensors_digest
@@ -96,7 +96,7 @@ class Components:
         return {f"{place}.{name}": getattr(tap, name).cpu() for place, tap in told for name in _NAMES}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], maps: Sequence[tuple[int, int, int]]) -> Components:
+    def from_tensors(cls, tensors: dict[str, Tensor], maps: Sequence[MapShape]) -> Components:
         """The inverse of ``tensors``, for taps that are stored with these shapes. Raises ``KeyError``, ``ValueError``."""
         taps = tuple(TapComponents(*(tensors[f"{place}.{name}"] for name in _NAMES)) for place in range(len(maps)))
         for tap, shape in zip(taps, maps, strict=True):

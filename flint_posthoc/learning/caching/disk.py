@@ -15,7 +15,7 @@ from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAn
 from ...locking import locked
 from ...processes import gather
 from ...storage import StrPath, artifact_folder, read_json, read_tensors, writable_folder, write_tensors
-from ..batches import LearningBatch, Survey, SurveySums
+from ..batches import DataSummary, DataSummarySums, LearningBatch
 from .components import Components
 from .folder import LOCK_NAME, occupied_bytes, remove_cache, require_space, writing
 from .layout import Narrowing, RowLayout, half_precision, raw
@@ -70,12 +70,12 @@ def write_cache(
         require_space(folder, needed - occupied_bytes(folder), "the activations")
         remove_cache(folder)
         try:
-            survey, manifest = _write(folder, origin, passes, components, precision)
+            summary, manifest = _write(folder, origin, passes, components, precision)
         except BaseException:
             with contextlib.suppress(ArtifactError):
                 remove_cache(folder)
             raise
-        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=survey), components)
+        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=summary), components)
 
 
 def open_cache(path: StrPath) -> StoredCache:
@@ -87,42 +87,42 @@ def open_cache(path: StrPath) -> StoredCache:
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
     reader = ShardReader(folder, manifest)
-    survey, components = _read_summary(folder, manifest)
+    summary, components = _read_summary(folder, manifest)
     reader.verify()
-    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), RowsOnDisk(reader, known=survey), components)
+    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), RowsOnDisk(reader, known=summary), components)
 
 
 def _write(
     folder: Path, origin: Origin, passes: Iterator[LearningBatch], components: Components | None, precision: str
-) -> tuple[Survey, Manifest]:
+) -> tuple[DataSummary, Manifest]:
     first = next(passes, None)
     if first is None:
         raise EmptyDataError("the data held no batch, there is nothing to learn from")
     layout = RowLayout.of(first, gather(half_precision(first))[0] if precision == "auto" else precision)
-    writer, narrow, sums, seen = ShardWriter(folder, layout), Narrowing(layout.precision), SurveySums(layout.classes), _DataDigest()
+    writer, narrow, sums, seen = ShardWriter(folder, layout), Narrowing(layout.precision), DataSummarySums(layout.classes), _DataDigest()
     for batch in chain([first], passes):
         sums.add(batch)
         seen.add(batch)
         writer.add(narrow(batch))
     writer.flush()
     narrow.warn()
-    survey = sums.result()
+    summary = sums.result()
     with writing(folder):
-        write_tensors(folder / SUMMARY_NAME, {_MEANS: survey.class_means} | ({} if components is None else components.tensors()))
+        write_tensors(folder / SUMMARY_NAME, {_MEANS: summary.class_means} | ({} if components is None else components.tensors()))
         manifest = Manifest(
             classifier=origin.classifier,
             layers=origin.layers,
             class_ids=origin.class_ids,
             layout=layout,
             data=seen.result(),
-            batches=survey.batches,
-            class_counts=survey.class_counts,
+            batches=summary.batches,
+            class_counts=summary.class_counts,
             summary=_stored(folder / SUMMARY_NAME),
             shards=tuple(writer.shards),
             shard_rows=tuple(writer.rows),
         )
         write_manifest(folder, manifest)
-    return survey, manifest
+    return summary, manifest
 
 
 class _DataDigest:
@@ -145,7 +145,7 @@ def _stored(path: Path) -> StoredFile:
     return StoredFile(path.stat().st_size, digest_of(path))
 
 
-def _read_summary(folder: Path, manifest: Manifest) -> tuple[Survey, Components | None]:
+def _read_summary(folder: Path, manifest: Manifest) -> tuple[DataSummary, Components | None]:
     path, noted, shape = folder / SUMMARY_NAME, manifest.summary, (manifest.layout.classes, *manifest.layout.target)
     if not path.exists():
         raise DamagedArtifactError(f"{path} is missing")
@@ -157,7 +157,7 @@ def _read_summary(folder: Path, manifest: Manifest) -> tuple[Survey, Components 
         components = Components.from_tensors(tensors, manifest.layout.maps) if tensors else None
     except (KeyError, ValueError) as error:
         raise DamagedArtifactError(f"{path} is damaged: {error}") from error
-    return Survey(manifest.batches, manifest.class_counts, means), components
+    return DataSummary(manifest.batches, manifest.class_counts, means), components
 
 
 def _refuse_whole(folder: Path, origin: Origin) -> None:

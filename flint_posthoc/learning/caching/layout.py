@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...arrays import ImageShape, MapShape
 from ...errors import ConfigurationError, FlintWarning
-from ..batches import LearningBatch, Preparation
+from ..batches import BatchReader, LearningBatch
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of stored maps and targets
+STORED_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of stored maps and targets
 HEADROOM = 8  # how far below float16's largest number the first batch has to stay
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}  # as safetensors calls them
 
@@ -37,9 +38,9 @@ class Column(NamedTuple):
 class RowLayout:
     """The shapes of a cached image's tensors, and the precision of its maps and target."""
 
-    maps: tuple[tuple[int, int, int], ...]
+    maps: tuple[MapShape, ...]
     classes: int
-    target: tuple[int, int, int]
+    target: ImageShape
     precision: str
 
     @classmethod
@@ -56,7 +57,7 @@ class RowLayout:
     @property
     def dtype(self) -> torch.dtype:
         """Of maps and target."""
-        return PRECISIONS[self.precision]
+        return STORED_DTYPES[self.precision]
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -103,8 +104,8 @@ def raw(tensor: Tensor) -> memoryview:
 
 def check_precision(precision: str) -> str:
     """``precision`` as it is. Raises ``ConfigurationError`` for an unknown one."""
-    if precision not in ("auto", *PRECISIONS):
-        raise ConfigurationError(f"precision of a cache must be one of {['auto', *PRECISIONS]}, got {precision!r}")
+    if precision not in ("auto", *STORED_DTYPES):
+        raise ConfigurationError(f"precision of a cache must be one of {['auto', *STORED_DTYPES]}, got {precision!r}")
     return precision
 
 
@@ -120,7 +121,7 @@ class Narrowing:
     """Brings batches to the CPU and into one precision; ``clipped`` numbers were too large for it and became its largest."""
 
     def __init__(self, precision: str) -> None:
-        self.dtype, self.clipped = PRECISIONS[precision], 0
+        self.dtype, self.clipped = STORED_DTYPES[precision], 0
 
     def __call__(self, batch: LearningBatch) -> LearningBatch:
         """The batch as it is kept."""
@@ -148,10 +149,10 @@ class Narrowing:
             )
 
 
-def bytes_per_image(preparation: Preparation, precision: str) -> int:
+def bytes_per_image(reader: BatchReader, precision: str) -> int:
     """Of a cached image; "auto" counts as half precision."""
-    layout = RowLayout.of(preparation.blank(), "float16" if precision == "auto" else precision)
-    return layout.of_width(preparation.max_channels).row_bytes
+    layout = RowLayout.of(reader.blank(), "float16" if precision == "auto" else precision)
+    return layout.of_width(reader.max_channels).row_bytes
 
 
 def blocks(rows: int, size: int) -> Iterator[Tensor]:

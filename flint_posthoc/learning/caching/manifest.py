@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...errors import DamagedArtifactError, NotAnArtifactError
 from ...storage import read_json, write_json
-from .layout import PRECISIONS, RowLayout
+from .layout import STORED_DTYPES, RowLayout
 
 FORMAT = 2
 NAME, SUMMARY_NAME = "manifest.json", "summary.safetensors"
@@ -33,7 +33,7 @@ class Manifest:
 
     Attributes:
         data: digest of the targets and classes that were read, before rounding.
-        batches, class_counts: of the ``Survey``.  summary: its class means, and the components of wide taps.
+        batches, class_counts: of the ``DataSummary``.  summary: its class means, and the components of wide taps.
         shards, shard_rows: in order.
     """
 
@@ -95,7 +95,7 @@ class Manifest:
             tuple(_shape(shape) for shape in _list(told["maps"], LAYERS_LIMIT)),
             _whole(told["classes"], 1, AXIS_LIMIT),
             _shape(told["target"]),
-            _one_of(told["precision"], PRECISIONS),
+            _one_of(told["precision"], STORED_DTYPES),
         )
         shards = [_shard(place, entry, layout) for place, entry in enumerate(_list(told["shards"], SHARDS_LIMIT))]
         manifest = cls(

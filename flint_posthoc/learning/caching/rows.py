@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ...errors import EmptyDataError
-from ..batches import LearningBatch, Survey
+from ..batches import DataSummary, LearningBatch
 from .layout import RowLayout, blocks
 from .order import Order, shuffled, whole_batches, windows
 from .shards import ShardReader
 
-SURVEY_ROWS = 1024  # that a survey looks at together
+SUMMARY_ROWS = 1024  # that are summed up together
 
 Choice: TypeAlias = Callable[[Tensor], Tensor]  # numbers of a mini-batch → rows to read of it
 
@@ -81,9 +81,9 @@ class RowsInMemory:
         """Some of them, copied."""
         return RowsInMemory(self.select(index), self.layout)
 
-    def survey(self) -> Survey:
+    def summary(self) -> DataSummary:
         """Of all rows, in order."""
-        return Survey.of((self.select(index) for index in blocks(len(self), SURVEY_ROWS)), self.layout.classes)
+        return DataSummary.of((self.select(index) for index in blocks(len(self), SUMMARY_ROWS)), self.layout.classes)
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class RowsOnDisk:
 
     Attributes:
         chosen: their numbers in the cache; ``None``: all of them.
-        known: the survey that was made when they were written.
+        known: the summary that was made when they were written.
     """
 
     reader: ShardReader
     chosen: Tensor | None = None
-    known: Survey | None = None
+    known: DataSummary | None = None
 
     @property
     def layout(self) -> RowLayout:
@@ -140,9 +140,9 @@ class RowsOnDisk:
         """Some of them; nothing is copied."""
         return RowsOnDisk(self.reader, self._numbers(index))
 
-    def survey(self) -> Survey:
+    def summary(self) -> DataSummary:
         """The known one, or of all rows in order."""
-        return self.known or Survey.of((self.select(index) for index in blocks(len(self), SURVEY_ROWS)), self.layout.classes)
+        return self.known or DataSummary.of((self.select(index) for index in blocks(len(self), SUMMARY_ROWS)), self.layout.classes)
 
     def _numbers(self, index: Tensor) -> Tensor:
         return index if self.chosen is None else self.chosen[index]

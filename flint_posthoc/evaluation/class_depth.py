@@ -23,7 +23,7 @@ SHALLOWEST = 1e-9  # of a class whose held-out members are nothing like the othe
 
 
 @dataclass(frozen=True)
-class TrustSettings:
+class ClassDepthSettings:
     """What a class is known by.
 
     Attributes:
@@ -78,7 +78,7 @@ class ClassDepth:
     threshold: float
 
     @classmethod
-    def of(cls, members: Tensor, settings: TrustSettings) -> ClassDepth:
+    def of(cls, members: Tensor, settings: ClassDepthSettings) -> ClassDepth:
         """From members (m, D) in the order of the data; which are held out is drawn from the seed."""
         order = torch.randperm(len(members), generator=torch.Generator().manual_seed(settings.seed))
         cut = max(2, round(settings.held_out * len(members)))
@@ -98,11 +98,11 @@ class ClassDepth:
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What ``learn_trust`` found: for each space the depth in each class, ``None`` for a class of too few members."""
+class ClassDepths:
+    """What ``learn_class_depths`` found: for each space the depth in each class, ``None`` for a class of too few members."""
 
     by_space: dict[str, tuple[ClassDepth | None, ...]]
-    settings: TrustSettings
+    settings: ClassDepthSettings
     class_names: tuple[str, ...]
 
     @property
@@ -134,7 +134,7 @@ def outlying(depths: SpaceDepths) -> PerImageFlag:
     return ~(depths >= 1).all(dim=1)
 
 
-def learn_trust(fitted: FittedInterpreter, reference: Data, settings: TrustSettings = TrustSettings()) -> Trust:
+def learn_class_depths(fitted: FittedInterpreter, reference: Data, settings: ClassDepthSettings = ClassDepthSettings()) -> ClassDepths:
     """Know each class by images, best those the classifier was trained on: by label or, without labels, by f.
 
     Memory: ``members`` rows of pixels (at most ``side``² a channel) and of J attributes for each class; one pass.
@@ -154,10 +154,10 @@ def learn_trust(fitted: FittedInterpreter, reference: Data, settings: TrustSetti
         raise EmptyDataError(f"no class has {settings.least} images in the reference data, {max(r.seen for r in reservoirs)} at most")
     known = [_known(reservoir, settings) for reservoir in reservoirs]
     by_space = {space: tuple(entry[place] for entry in known) for place, space in enumerate(SPACES)}
-    return Trust(by_space, settings, fitted.class_names)
+    return ClassDepths(by_space, settings, fitted.class_names)
 
 
-def _known(reservoir: RowReservoir, settings: TrustSettings) -> tuple[ClassDepth | None, ...]:
+def _known(reservoir: RowReservoir, settings: ClassDepthSettings) -> tuple[ClassDepth | None, ...]:
     if reservoir.seen < settings.least:
         return (None,) * len(SPACES)
     return tuple(map(partial(ClassDepth.of, settings=settings), reservoir.columns()))

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, FlintWarning, MemoryExhaustedError
 from ..memory import free_memory
 from ..processes import gather, local_size, share
 from ..splitting import is_stream
-from .batches import LearningBatch, Preparation, Survey
+from .batches import BatchReader, DataSummary, LearningBatch
 from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
 from .caching.layout import bytes_per_image
@@ -25,10 +25,10 @@ from .caching.layout import bytes_per_image
 MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
 
 
-class Reading(NamedTuple):
+class PendingPass(NamedTuple):
     """One pass over the data that is still to be made. ``first_pass``: ``data``, begun."""
 
-    preparation: Preparation
+    reader: BatchReader
     data: Data
     first_pass: Iterable[Any]
     show_progress: bool
@@ -40,13 +40,13 @@ class Reading(NamedTuple):
 
     def passes(self, what: str) -> Generator[LearningBatch, None, None]:
         """That pass, with a bar named ``what``."""
-        return self._shown(self.preparation.passes(self.first_pass), what)
+        return self._shown(self.reader.passes(self.first_pass), what)
 
-    def survey(self) -> Survey:
+    def summary(self) -> DataSummary:
         """What that pass tells of the data; where labels are a must, f has nothing to add and does not run."""
-        preparation = self.preparation
-        found = (preparation.labelled if preparation.labels == "targets" else preparation.passes)(self.first_pass)
-        return Survey.of(self._shown(found, "survey"), preparation.view.num_classes)
+        reader = self.reader
+        found = (reader.labelled if reader.labels == "targets" else reader.passes)(self.first_pass)
+        return DataSummary.of(self._shown(found, "survey"), reader.view.num_classes)
 
     def _shown(self, passes: Iterable[LearningBatch], what: str) -> Generator[LearningBatch, None, None]:
         shown = with_progress(passes, what, self.images, self.show_progress)
@@ -54,8 +54,8 @@ class Reading(NamedTuple):
 
     def cached(self, folder: Path | None = None, room: float = math.inf) -> ActivationCache:
         """That pass, kept. Raises ``MemoryExhaustedError`` where it needs more than ``room`` bytes."""
-        passes = within(self.passes("activations"), bytes_per_image(self.preparation, "float32"), room)
-        return ActivationCache.build(self.preparation, passes, folder=folder, images=self.images)
+        passes = within(self.passes("activations"), bytes_per_image(self.reader, "float32"), room)
+        return ActivationCache.build(self.reader, passes, folder=folder, images=self.images)
 
 
 Kept = AbstractContextManager[ActivationCache | None]  # None: f runs in every epoch
@@ -124,12 +124,12 @@ def held(passes: Iterable[LearningBatch], *, at_any_price: bool) -> list[Learnin
     return found
 
 
-def _memory(reading: Reading, room: float = math.inf) -> Kept:
+def _memory(reading: PendingPass, room: float = math.inf) -> Kept:
     return nullcontext(None if _warned_of_augmentation(reading) else reading.cached(room=room))
 
 
 @contextmanager
-def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
+def _disk(reading: PendingPass) -> Iterator[ActivationCache | None]:
     """A cache in a folder that is removed afterwards, whatever happens."""
     if _warned_of_augmentation(reading):
         yield None
@@ -138,14 +138,14 @@ def _disk(reading: Reading) -> Iterator[ActivationCache | None]:
         yield reading.cached(folder)
 
 
-def _automatic(reading: Reading) -> Kept:
+def _automatic(reading: PendingPass) -> Kept:
     """Where there is room for all in every process."""
     images = reading.images or 0
-    wanted, room = images * bytes_per_image(reading.preparation, "float32"), memory_to_fill()
+    wanted, room = images * bytes_per_image(reading.reader, "float32"), memory_to_fill()
     room = room if reading.images else room / 2  # what comes in unknown number is put together at the end, and is there twice then
     if all(gather(wanted <= room or is_one_shot(reading.data))):
         return _memory(reading, room)
-    on_disk, free = images * bytes_per_image(reading.preparation, "auto"), disk_to_fill()
+    on_disk, free = images * bytes_per_image(reading.reader, "auto"), disk_to_fill()
     if all(gather(on_disk <= free)):
         return _disk(reading)
     warnings.warn(
@@ -158,7 +158,7 @@ def _automatic(reading: Reading) -> Kept:
     return nullcontext()
 
 
-def _off(reading: Reading) -> Kept:
+def _off(reading: PendingPass) -> Kept:
     if is_one_shot(reading.data):
         raise ConfigurationError(
             "cache='off' reads the data in every epoch, but this iterator can be read only once; use cache='memory' or a DataLoader"
@@ -166,10 +166,10 @@ def _off(reading: Reading) -> Kept:
     return nullcontext()
 
 
-CACHES: dict[str, Callable[[Reading], Kept]] = {"auto": _automatic, "memory": _memory, "disk": _disk, "off": _off}
+CACHES: dict[str, Callable[[PendingPass], Kept]] = {"auto": _automatic, "memory": _memory, "disk": _disk, "off": _off}
 
 
-def kept(cache: str | ActivationCache, reading: Reading) -> Kept:
+def kept(cache: str | ActivationCache, reading: PendingPass) -> Kept:
     """A context in which the activations of ``reading`` are to be had as ``cache`` says."""
     if not isinstance(cache, ActivationCache):
         return CACHES[cache](reading)
@@ -188,7 +188,7 @@ def _compare_images(cache: ActivationCache, data: Data) -> None:
     warnings.warn(f"{told}; what is learnt from are those of the cache", FlintWarning, stacklevel=2)
 
 
-def _warned_of_augmentation(reading: Reading) -> bool:
+def _warned_of_augmentation(reading: PendingPass) -> bool:
     so = "a cache would freeze; the classifier runs in every epoch instead. Pass data without augmentation, or cache='off' to say so"
     return warned_of_augmentation(reading.data, so)
 

@@ -12,10 +12,10 @@ from ..data import Data, is_one_shot, shuffles
 from ..errors import EmptyDataError, FlintWarning
 from ..processes import gather, gather_rows, in_step, size
 from ..splitting import num_batches, own_part
-from .batches import LearningBatch, LiveBatches, Preparation, Survey
+from .batches import BatchReader, DataSummary, LearningBatch, LiveBatches
+from .cache_policy import PendingPass, held, kept
 from .caching.cache import CachedBatches
 from .joint import FreshPasses
-from .keeping import Reading, held, kept
 from .presets import FlintConfig
 from .request import FitRequest
 from .trainer import BatchSource
@@ -25,34 +25,34 @@ INITIAL_IMAGES = 1024  # that the data-dependent initialisation looks at, at mos
 
 @contextlib.contextmanager
 def source_of(
-    preparation: Preparation, request: FitRequest, config: FlintConfig, num_attributes: int
-) -> Iterator[tuple[CachedBatches | LiveBatches, Survey]]:
+    reader: BatchReader, request: FitRequest, config: FlintConfig, num_attributes: int
+) -> Iterator[tuple[CachedBatches | LiveBatches, DataSummary]]:
     """Mini-batches for as long as this lasts, and what one pass told of the data."""
-    batch_size, reading = config.settings.batch_for(num_attributes), reading_of(preparation, request)
+    batch_size, reading = config.settings.batch_for(num_attributes), reading_of(reader, request)
     with kept(request.cache, reading) as cache:
         if cache is None:
             warn_unshuffled(request.data)
-            survey = reading.survey()
-            per_epoch = _live_steps(request.data, survey)
-            survey = survey.over_all()
-            warn_small_batches(survey.images // per_epoch, num_attributes)
-            yield LiveBatches(preparation, request.data, per_epoch), survey
+            summary = reading.summary()
+            per_epoch = _live_steps(request.data, summary)
+            summary = summary.over_all()
+            warn_small_batches(summary.images // per_epoch, num_attributes)
+            yield LiveBatches(reader, request.data, per_epoch), summary
             return
-        cache.check(preparation)
+        cache.check(reader)
         warn_small_batches(min(batch_size, len(cache)), num_attributes)
-        narrow, bfloat16 = preparation.max_channels is not None, preparation.bfloat16
-        seed, device = config.settings.seed, preparation.device
-        yield CachedBatches(cache, batch_size, seed, device, in_components=narrow, bfloat16=bfloat16), cache.survey()
+        narrow, bfloat16 = reader.max_channels is not None, reader.bfloat16
+        seed, device = config.settings.seed, reader.device
+        yield CachedBatches(cache, batch_size, seed, device, in_components=narrow, bfloat16=bfloat16), cache.summary()
 
 
-def _live_steps(data: Data, survey: Survey) -> int:
+def _live_steps(data: Data, summary: DataSummary) -> int:
     """Mini-batches of one pass, each shared by all processes."""
-    return survey.batches if size() == 1 else num_batches(data) or max(gather(survey.batches))
+    return summary.batches if size() == 1 else num_batches(data) or max(gather(summary.batches))
 
 
-def reading_of(preparation: Preparation, request: FitRequest) -> Reading:
+def reading_of(reader: BatchReader, request: FitRequest) -> PendingPass:
     """One pass over the data of a fit."""
-    return Reading(preparation, request.data, request.first_pass, request.progress)
+    return PendingPass(reader, request.data, request.first_pass, request.progress)
 
 
 def warn_small_batches(batch_size: int, num_attributes: int) -> None:
@@ -77,7 +77,7 @@ def warn_unshuffled(data: Data) -> None:
 
 
 def validation_of(
-    preparation: Preparation, request: FitRequest, reads: Callable[[LearningBatch], LearningBatch]
+    reader: BatchReader, request: FitRequest, reads: Callable[[LearningBatch], LearningBatch]
 ) -> Iterable[LearningBatch] | None:
     """What f says of this process's part of the validation data, as the learner ``reads`` it; kept where the memory has the room."""
     if request.validation is None:
@@ -85,7 +85,7 @@ def validation_of(
     part = own_part(request.validation)
 
     def passes() -> Iterator[LearningBatch]:
-        found = iter(()) if part.empty else preparation.passes(part.data)
+        found = iter(()) if part.empty else reader.passes(part.data)
         return (reads(batch)._replace(target=batch.target[:0]) for batch in found)  # judging redraws nothing
 
     found = held(passes(), at_any_price=is_one_shot(request.validation))

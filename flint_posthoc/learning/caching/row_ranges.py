@@ -13,7 +13,7 @@ from .manifest import NAME
 
 
 @dataclass(frozen=True)
-class Holding:
+class RowRange:
     """Rows ``first`` to ``stop`` - 1 of ``total`` are this process's to read; row ``origin`` is the first one of those it keeps."""
 
     first: int
@@ -22,13 +22,13 @@ class Holding:
     origin: int
 
     @classmethod
-    def of_whole(cls, rows: int) -> Holding:
+    def of_whole(cls, rows: int) -> RowRange:
         """Of a cache that each process has all of: an equal share."""
         own = share(rows)
         return cls(own.start, own.stop, rows, 0)
 
     @classmethod
-    def of_part(cls, rows: int) -> Holding:
+    def of_part(cls, rows: int) -> RowRange:
         """Of a cache of which each process keeps ``rows`` of its own, by rank. For all processes."""
         counts = gather(rows)
         first = sum(counts[: rank()])
