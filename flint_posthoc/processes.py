@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
@@ -224,16 +224,17 @@ def batch_mean(columns: Float[Tensor, "b columns"]) -> Float[Tensor, " columns"]
     return sums[:-1] / sums[-1].detach()
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give each parameter the mean of its gradients in all processes. Raises ``ConfigurationError`` where one has none."""
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Give each parameter the mean of its gradients in all processes; where it has none that is 0, and none where no process has one."""
     if size() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters]
-    if any(gradient is None for gradient in gradients):
-        raise ConfigurationError("a parameter took no part in the loss: all terms have to be computed in every step")
-    flat = sum_(torch.cat([gradient.flatten() for gradient in gradients])) / size()  # type: ignore[union-attr]
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):  # type: ignore[union-attr]
-        gradient.copy_(mean.view_as(gradient))  # type: ignore[union-attr]
+    here = [parameter.grad is not None for parameter in parameters]
+    gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
+    flat = sum_(torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor(here, device=gradients[0].device)]))
+    *sums, having = flat.split([*(gradient.numel() for gradient in gradients), len(gradients)])
+    somewhere = here if all(here) else having.tolist()  # a look at them waits for the device
+    for parameter, gradient, total, found in zip(parameters, gradients, sums, somewhere, strict=True):
+        parameter.grad = gradient.copy_((total / size()).view_as(gradient)) if found else None
 
 
 @torch.no_grad()
@@ -252,7 +253,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """The rows (n, …) of all processes by rank; each may have another number of them. Through the CPU, for the rare large message."""
     if size() == 1:
         return rows
-    parts = []
+    rows, parts = rows.detach(), []
     for place, count in enumerate(gather(len(rows))):
         part = rows.float().cpu().contiguous() if place == rank() else torch.empty(count, *rows.shape[1:])
         with _connected():

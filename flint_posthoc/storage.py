@@ -125,13 +125,13 @@ def write_json(path: StrPath, value: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{path}: what was to be written is no JSON: {error}") from error
 
 
-def read_json(path: StrPath) -> dict[str, Any]:
-    """The JSON object in a file of at most ``JSON_LIMIT`` bytes.
+def read_json(path: StrPath, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """The JSON object in a file of at most ``limit`` bytes.
 
     Raises ``NotAnArtifactError`` where there is no such file, ``DamagedArtifactError`` where it is too large, malformed, nested
     deeper than ``JSON_DEPTH``, holds NaN or infinity, or is not an object.
     """
-    file = existing_file(path, JSON_LIMIT)
+    file = existing_file(path, limit)
     try:
         return parse_json(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -240,7 +240,7 @@ class Targets:
 
     def _read_cache(self, folder: Path) -> object:
         cache = ActivationCache.open(folder)
-        return cache.survey(), cache.select(torch.arange(min(4, len(cache)))), cache.note
+        return cache.summary(), cache.select(torch.arange(min(4, len(cache)))), cache.note
 
     def _read_checkpoint(self, folder: Path) -> object:
         interpreter = copy.deepcopy(self._explain.interpreter).requires_grad_(True)

@@ -55,8 +55,9 @@ class LearningBatch(NamedTuple):
         return sum(tensor.nbytes for tensor in (*self.activations, self.logits, self.target, self.classes))
 
     def none(self) -> LearningBatch:
-        """Of the same shapes, without any image."""
-        return self.rows(slice(0, 0))
+        """Of the same shapes, without any image and without a graph."""
+        empty = self.rows(slice(0, 0))
+        return empty._replace(activations=tuple(maps.detach() for maps in empty.activations), logits=empty.logits.detach())
 
     def room(self, images: int) -> LearningBatch:
         """Memory for so many images of these shapes, in these precisions and memory formats."""

@@ -33,7 +33,7 @@ def source_of(
         if cache is None:
             warn_unshuffled(request.data)
             summary = reading.summary()
-            per_epoch = _live_steps(request.data, summary)
+            per_epoch = live_steps(request.data, summary)
             summary = summary.over_all()
             warn_small_batches(summary.images // per_epoch, num_attributes)
             yield LiveBatches(reader, request.data, per_epoch), summary
@@ -45,7 +45,7 @@ def source_of(
         yield CachedBatches(cache, batch_size, seed, device, in_components=narrow, bfloat16=bfloat16), cache.summary()
 
 
-def _live_steps(data: Data, summary: DataSummary) -> int:
+def live_steps(data: Data, summary: DataSummary) -> int:
     """Mini-batches of one pass, each shared by all processes."""
     return summary.batches if size() == 1 else num_batches(data) or max(gather(summary.batches))
 
@@ -82,16 +82,21 @@ def validation_of(
     """What f says of this process's part of the validation data, as the learner ``reads`` it; kept where the memory has the room."""
     if request.validation is None:
         return None
-    part = own_part(request.validation)
+    fresh = fresh_passes(reader, request.validation)
 
     def passes() -> Iterator[LearningBatch]:
-        found = iter(()) if part.empty else reader.passes(part.data)
-        return (reads(batch)._replace(target=batch.target[:0]) for batch in found)  # judging redraws nothing
+        return (reads(batch)._replace(target=batch.target[:0]) for batch in fresh)  # judging redraws nothing
 
     found = held(passes(), at_any_price=is_one_shot(request.validation))
     if not any(gather(found is None or len(found))):
         raise EmptyDataError("the validation data holds no images")
     return FreshPasses(passes) if found is None else found
+
+
+def fresh_passes(reader: BatchReader, data: Data) -> FreshPasses:
+    """What f says of this process's part of ``data``, anew each time."""
+    part = own_part(data)
+    return FreshPasses(lambda: iter(()) if part.empty else reader.passes(part.data))
 
 
 def initial_activations(source: BatchSource) -> tuple[torch.Tensor, ...]:

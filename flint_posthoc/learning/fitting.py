@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +18,25 @@ from ..data import augments, is_one_shot
 from ..errors import ClassifierOutputError, ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import autocast, lowered
-from ..processes import is_main, require_same
+from ..processes import is_main, require_same, sum_
 from ..randomness import seed_global_states
+from ..splitting import own_part
 from ..storage import fingerprint
 from .batches import BatchReader, DataSummary, LearningBatch, LiveBatches
 from .caching.cache import CachedBatches
 from .checkpoint import FitCheckpoint, alone_in
-from .fit_data import initial_activations, reading_of, source_of, validation_of, warn_small_batches, warn_unshuffled
+from .fit_data import (
+    fresh_passes,
+    initial_activations,
+    live_steps,
+    reading_of,
+    source_of,
+    validation_of,
+    warn_small_batches,
+    warn_unshuffled,
+)
 from .history import AccuracyChange, FitHistory
-from .joint import FreshPasses, JointBatches, accuracy_of, frozen_parts
+from .joint import JointBatches, accuracy_of, frozen_parts
 from .learner import Learner
 from .presets import FlintConfig
 from .request import FitRequest
@@ -103,13 +112,14 @@ class _Fit:
         request, reader = self.request, self.reader
         self.check_by_design()
         summary = reading_of(reader, request).summary()
+        per_epoch, summary = live_steps(request.data, summary), summary.over_all()
         warn_unshuffled(request.data)
-        warn_small_batches(summary.images // summary.batches, self.interpreter.num_attributes)
-        source = JointBatches(reader, request.data, self.config.joint, summary.batches)
+        warn_small_batches(summary.images // per_epoch, self.interpreter.num_attributes)
+        source = JointBatches(reader, request.data, self.config.joint, per_epoch)
         notes = _start(self.interpreter, source, request)
         judged = request.data if request.validation is None else request.validation
         _, before = accuracy_of(reader, judged)
-        validation = None if request.validation is None else FreshPasses(partial(reader.passes, request.validation))
+        validation = None if request.validation is None else fresh_passes(reader, request.validation)
         history = self.trainer(self.interpreter, source, summary, validation).fit(resume=request.resume)
         if self.config.joint.refine_steps:
             history = history.followed_by(self.refined())
@@ -128,11 +138,12 @@ class _Fit:
 
     def refined(self) -> FitHistory:
         """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
-        fit = self.refinement()
         # A shuffling loader's order in the cache hangs on the global state, and an interrupted fit gets here by another way.
-        seed_global_states(fit.config.settings.seed)
+        seed_global_states(self.config.settings.seed)
+        fit = self.refinement()
         with fit.source() as (source, summary):
             validation = validation_of(fit.reader, fit.request, lambda batch: batch)
+            seed_global_states(self.config.settings.seed)  # reading draws from it, and several processes read otherwise
             notes = () if fit.config.settings.revive_after is None else _restart_silent(fit.interpreter, source)
             history = _noted(fit.trainer(fit.interpreter, source, summary, validation).fit(), source)
             return dataclasses.replace(history, notes=(*history.notes, *notes))
@@ -143,7 +154,9 @@ class _Fit:
         settings = dataclasses.replace(self.config.settings, epochs=None, max_steps=self.config.joint.refine_steps, learning_rate=rate)
         config = dataclasses.replace(self.config, settings=settings, schedule=self.config.schedule_of(joint=True).at_its_end())
         cache = "off" if augments(data) else "auto"
-        request = dataclasses.replace(self.request, first_pass=data, cache=cache, checkpoint_dir=None, resume=False, joint=False)
+        request = dataclasses.replace(
+            self.request, first_pass=own_part(data).needed(), cache=cache, checkpoint_dir=None, resume=False, joint=False
+        )
         return dataclasses.replace(self, config=config, request=request)
 
     def source(self) -> contextlib.AbstractContextManager[tuple[CachedBatches | LiveBatches, DataSummary]]:
@@ -211,6 +224,7 @@ def _restart_silent(interpreter: Interpreter, source: BatchSource) -> tuple[str,
     fired = torch.zeros(interpreter.num_attributes, dtype=torch.bool, device=interpreter.head.weight.device)
     for batch in source.epoch(-1):
         fired |= (interpreter.attributes_and_logits(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
+    fired = sum_(fired.long()) > 0
     if fired.all():
         return ()
     interpreter.restart(~fired, initial_activations(source))

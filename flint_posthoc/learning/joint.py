@@ -21,6 +21,8 @@ from ..data import Batch, Data
 from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError, TrainingDivergedError
 from ..labels import class_of
 from ..memory import Halving, at_once
+from ..processes import sum_
+from ..splitting import own_part, own_slices
 from .batches import BatchReader, LearningBatch
 
 PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,) or shares (b, C)
@@ -78,7 +80,10 @@ class JointSettings:
 
 
 class JointBatches:
-    """Mini-batches by design: as the user's loader gives them, f in training mode, with the graph through f. Labels are required."""
+    """Mini-batches by design: as the user's loader gives them, f in training mode, with the graph through f. Labels are required.
+
+    Of several processes each gives its slices of them.
+    """
 
     def __init__(self, reader: BatchReader, data: Data, settings: JointSettings, batches_per_epoch: int | None) -> None:
         self.reader, self.data, self.settings, self.batches_per_epoch = reader, data, settings, batches_per_epoch
@@ -86,10 +91,10 @@ class JointBatches:
     def epoch(self, number: int) -> Iterator[LearningBatch]:
         """The user's own batches in the user's own order; before the first epoch (number < 0) without a graph, f as it starts."""
         if number < 0:
-            yield from self.reader.passes(self.data)
+            yield from self.reader.passes(own_slices(self.data))
             return
         with self.reader.view.live(bfloat16=self.reader.bfloat16) as run:
-            for batch in self.reader.read(self.data):
+            for batch in self.reader.read(own_slices(self.data)):
                 yield self._learning(batch, run)
 
     def _learning(self, batch: Batch, run: OpenView) -> LearningBatch:
@@ -123,12 +128,13 @@ class FreshPasses:
 @torch.no_grad()
 def accuracy_of(reader: BatchReader, data: Data) -> tuple[int, float]:
     """(images, share of them whose label is f's class over the explained classes), f in evaluation mode, in the fit's precision."""
-    images, right = 0, 0
+    images, right, part = 0, 0, own_part(data)
     view, halving = reader.view, Halving("judging", at_once(reader.image_shape, reader.device))
     with view.frozen(bfloat16=reader.bfloat16) as run:
-        for batch in reader.read(data):
+        for batch in () if part.empty else reader.read(part.data):
             hits = halving.parts(partial(_hits, view.kind, run, batch), len(batch.images))
             images, right = images + len(batch.images), right + sum(hits)
+    images, right = sum_(torch.tensor([images, right])).tolist()
     return images, right / max(1, images)
 
 

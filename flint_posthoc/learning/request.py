@@ -11,7 +11,6 @@ from ..data import Data
 from ..errors import ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import PRECISIONS
-from ..processes import size
 from .cache_policy import CACHES
 from .caching.cache import ActivationCache
 
@@ -44,10 +43,5 @@ class FitRequest:
             raise ConfigurationError(f"cache must be one of {sorted(CACHES)} or an ActivationCache, got {self.cache!r}")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
-        if self.joint and size() > 1:
-            raise ConfigurationError(
-                f"joint=True trains the classifier, which {size()} processes do not share here; fit in one process, or train it first "
-                "(DistributedDataParallel) and fit with joint=False"
-            )
         if self.resume and self.checkpoint_dir is None:
             raise ConfigurationError("resume=True needs checkpoint_dir, the folder that holds the checkpoint")

@@ -18,7 +18,7 @@ from ..errors import EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
 from ..precision import FUSED, autocast
-from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, midway, minimum_, rank, sum_
+from ..processes import alone, average_gradients, copy_from_main, gather, gather_rows, in_step, is_main, midway, minimum_, rank, size, sum_
 from ..randomness import seed_global_states
 from .batches import LearningBatch
 from .checkpoint import FitCheckpoint
@@ -84,6 +84,7 @@ class Trainer:
         self.interpreter, self.kind, self.source = interpreter, kind, source
         self.classifier, self.joint = classifier, joint
         self.learnt = interpreter if classifier is None else nn.ModuleDict({"interpreter": interpreter, "classifier": classifier})
+        self.learning = [parameter for parameter in self.learnt.parameters() if parameter.requires_grad]
         self.settings, self.weights, self.schedule = settings, weights, schedule
         self.validation, self.checkpoint, self.show_progress = validation, checkpoint, show_progress
         self.optimizer = _optimizer(interpreter, settings, classifier, joint)
@@ -148,6 +149,8 @@ class Trainer:
         self._show(means, bar, number)
         self._check_weights(number)
         minimum_(self.silent_steps)
+        if self.classifier is not None:
+            copy_from_main(self.classifier.buffers())  # the statistics of batch norms, each of which saw its process's part
         self.interpreter.eval()
         with midway():
             judged = self._validate()
@@ -202,15 +205,16 @@ class Trainer:
             group["lr"] = self.settings.rate_at(self.step, total) * group["scale"]
         output = self._forward(batch)
         terms = self._loss(output, batch, self.schedule.at(self.weights, progress=self.step / total, epoch=epoch))
+        prediction = _own_share(batch, images)
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
-        average_gradients(self.learnt.parameters())
+        (terms.total + size() * self.joint.prediction_weight * prediction).backward()
+        average_gradients(self.learning)
         if self.joint.gradient_clip is not None and self.classifier is not None:
             for learner in (self.interpreter, self.classifier):
                 nn.utils.clip_grad_norm_(learner.parameters(), self.joint.gradient_clip)
         self.optimizer.step()
         self.step += 1
-        return self._observe(output, batch, images, terms)
+        return self._observe(output, batch, images, terms, prediction)
 
     def _forward(self, batch: LearningBatch) -> InterpreterOutput:
         """In float32, however it was computed."""
@@ -219,7 +223,7 @@ class Trainer:
         return InterpreterOutput(*(part.float() for part in output))
 
     def _loss(self, output: InterpreterOutput, batch: LearningBatch, weights: LossWeights) -> LossTerms:
-        terms = interpretability_loss(
+        return interpretability_loss(
             self.kind,
             weights,
             attributes=output.attributes,
@@ -228,18 +232,20 @@ class Trainer:
             reconstruction=output.reconstruction,
             target=batch.target,
         )
-        if batch.prediction is None:
-            return terms
-        return terms._replace(total=terms.total + self.joint.prediction_weight * batch.prediction)
 
     @torch.no_grad()
-    def _observe(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> StepValues[Tensor]:
+    def _observe(
+        self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms, prediction: Tensor
+    ) -> StepValues[Tensor]:
+        """``terms`` are those of all processes; the rest is this one's share of a mean over their ``images``."""
         fired = (output.attributes > 0).any(dim=0)
         self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
         divergence = self._cross_entropy(output, batch, images, terms) - self.kind.entropy(batch.logits).sum() / images
         agreement = self.kind.agreement(batch.logits, output.logits).float().sum() / images
-        prediction = terms.total.new_zeros(()) if batch.prediction is None else batch.prediction
-        accuracy = prediction if self.classifier is None else (self.kind.prediction(batch.logits) == batch.classes).float().mean()
+        accuracy = prediction
+        if self.classifier is not None:
+            accuracy = (self.kind.prediction(batch.logits) == batch.classes).float().sum() / images
+            terms = terms._replace(total=terms.total + self.joint.prediction_weight * sum_(prediction.clone()))
         return StepValues(*terms, kl_divergence=divergence, fidelity=agreement, prediction=prediction, accuracy=accuracy)
 
     def _cross_entropy(self, output: InterpreterOutput, batch: LearningBatch, images: int, terms: LossTerms) -> Tensor:
@@ -299,6 +305,11 @@ class Trainer:
             sums += torch.cat([torch.tensor([len(logits)]), counts.cpu()])
         count, agreeing, divergence, right = sum_(sums).tolist()
         return Judgement(agreeing / count, divergence / count, None if self.classifier is None else right / count)
+
+
+def _own_share(batch: LearningBatch, images: int) -> Tensor:
+    """What this process adds to L_pred, the mean over ``images`` of all processes."""
+    return batch.logits.new_zeros(()) if batch.prediction is None else batch.images() / images * batch.prediction
 
 
 def _joint_score(record: EpochRecord) -> float:

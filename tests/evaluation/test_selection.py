@@ -18,6 +18,7 @@ from flint_posthoc import FlintExplainer, Normalization
 from flint_posthoc.errors import ClassifierMismatchError, ConfigurationError
 from flint_posthoc.evaluation.evaluation import Evaluation
 from flint_posthoc.evaluation.selection import Selection, SizeScore, folds_of, recommend, sweep_sizes
+from flint_posthoc.learning import cache_policy
 from flint_posthoc.learning.caching.cache import ActivationCache
 from flint_posthoc.learning.fitting import fit
 from flint_posthoc.learning.request import FitRequest

@@ -27,6 +27,7 @@ from flint_posthoc.errors import (
     FlintWarning,
     MemoryExhaustedError,
 )
+from flint_posthoc.learning import cache_policy
 from flint_posthoc.learning.batches import DataSummary, LearningBatch
 from flint_posthoc.learning.caching import shards
 from flint_posthoc.learning.caching.cache import ActivationCache, CachedBatches
