@@ -87,6 +87,12 @@ def write_below(figure: Figure, notes: Sequence[str], width: int) -> None:
         figure.supxlabel("\n".join(line for note in notes for line in textwrap.wrap(f"note: {note}", width)), fontsize=6.5)
 
 
+def with_notes_below(figure: Figure, notes: Sequence[str]) -> Figure:
+    """``figure`` with ``notes`` under it."""
+    write_below(figure, notes, round(16 * figure.get_figwidth()))
+    return figure
+
+
 def show_heat(axes: Any, heat: np.ndarray, title: str = "") -> None:
     """A signed map (H, W) in [-1, 1]: blue speaks for, red against."""
     axes.imshow(heat, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")

@@ -180,6 +180,8 @@ def explain(
             picture = save_figure(local.plot(index), output / f"{number:03d}-{file.stem}.png")
             stored["images"].append({"file": str(file), "picture": picture.name} | described["images"][index])
             print(local.describe(index, title=str(file)))
+    if not stored["images"]:
+        raise DataError(f"none of {len(images)} files could be read; nothing was written")
     write_json(output / "explanations.json", stored | {"unreadable": unreadable})
     print(*(f"note: {note}" for note in explainer.fitted.notes), f"pictures and explanations.json are in {output}", sep="\n")
     if unreadable:

@@ -21,6 +21,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
@@ -32,7 +33,7 @@ from .errors import (
     ImageShapeError,
     NonFinitePixelsError,
 )
-from .labels import LABEL_POLICIES, Labels, warn_left_out
+from .labels import LABEL_POLICIES, Labels, warn_left_out, warn_of_other_classes
 from .loading import ALLOWED, changed_loader, collate, describe, images_in, is_map_style, is_one_batch, iterable, parts_of, readable
 from .loading import Data as Data
 from .randomness import preserved_random_state
@@ -62,6 +63,7 @@ def batches(
     Args:
         image_shape: (C, H, W) of every image; ``None``: the first batch decides.
         num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
+            Where the data set names another number of classes, as a folder of ten beside an ImageNet classifier, its labels are left out.
         labels: "required": classes. "targets": one-hot and soft ones (B, num_classes) too. "counted": those too, or none; other (B, n) are
             left out, with one warning a pass. "optional": the same, each row of shares as its largest class. "ignored": none is looked at.
 
@@ -70,6 +72,9 @@ def batches(
         names the batch, counted from 0.
     """
     expected, empty, warned = image_shape, True, False
+    if labels in ("counted", "optional") and num_classes is not None and (named := folders_of(data)) not in (None, num_classes):
+        warn_of_other_classes(named, num_classes)
+        labels = "ignored"
     for index, item in enumerate(readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
@@ -84,6 +89,15 @@ def batches(
             yield Batch(images.to(device), None if checked is None else checked.to(device))
     if empty:
         raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
+
+
+def folders_of(data: Data) -> int | None:
+    """How many classes a data set as torchvision's counts its labels by; ``None`` where it does not say, or changes them."""
+    source = data.dataset if isinstance(data, DataLoader) else data
+    while isinstance(source, Subset):
+        source = source.dataset
+    names = getattr(source, "classes", None)
+    return len(names) if isinstance(names, list | tuple) and getattr(source, "target_transform", None) is None else None
 
 
 def look_at(data: Data, image_shape: ImageShape, num_classes: int, labels: Labels = "optional") -> None:

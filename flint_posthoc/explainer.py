@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ class FlintExplainer(Explanations):
         model: any ``nn.Module`` that maps images (B, channels, H, W) to logits (B, C). It stays frozen, bit for bit.
         layers: names of the layers to read, as in ``model.named_modules()``; ``None``: the adapter suggests.
         num_attributes: J; ``None``: 25 for up to ten classes, 2.5 a class beyond, at most 256.
-        class_names: of the explained classes.
+        class_names: of the explained classes, in their order, or a dict from the position of each (``id2label``).
         classes: outputs of the classifier to explain, if not all; class axes and labels are then positions in it.
         normalization: how [0, 1] pixels became the classifier's input; ``None``: the adapter's, or estimated from the data, as results say.
         input_size: (channels, height, width); ``None``: the adapter's, or the first batch decides.
@@ -80,7 +80,7 @@ class FlintExplainer(Explanations):
         *,
         layers: Sequence[str] | None = None,
         num_attributes: SupportsIndex | None = None,
-        class_names: Iterable[str] | None = None,
+        class_names: Iterable[str] | Mapping[int, str] | None = None,
         classes: Iterable[SupportsIndex] | None = None,
         normalization: Normalization | None = None,
         input_size: Sequence[int] | None = None,
@@ -102,7 +102,7 @@ class FlintExplainer(Explanations):
             adapter=self.adapter,
             layers=None if layers is None else resolve_layers(self.model, layers),
             classes=None if classes is None else tuple(map(operator.index, classes)),
-            class_names=None if class_names is None else tuple(map(str, class_names)),
+            class_names=_names(class_names),
             normalization=normalization,
             output_kind=output_kind,
         )
@@ -310,7 +310,9 @@ class FlintExplainer(Explanations):
             )
 
     @preserved_random_state()
-    def selection(self, data: Data, sizes: Sequence[int], *, folds: int = 3, seed: int = 0, progress: bool = True) -> Selection:
+    def selection(
+        self, data: Data, sizes: Iterable[SupportsIndex], *, folds: int = 3, seed: SupportsIndex = 0, progress: bool = True
+    ) -> Selection:
         """How many attributes? Cross-validated fits of each size on activations that f gave once, and the smallest size that is enough.
 
         The activations are kept in memory where there is room for them and for those of all folds but one, else in a temporary folder.
@@ -318,12 +320,13 @@ class FlintExplainer(Explanations):
         Raises:
             DataError; ConfigurationError: sizes below 1 or twice, fewer than two folds.
         """
-        check_sizes(sizes, folds, num_images(data))
+        wanted = tuple(map(operator.index, sizes))
+        check_sizes(wanted, folds, num_images(data))
         with alone(), ExitStack() as stack:
             folder = stack.enter_context(temporary_folder()) if self._better_on_disk(data, copies=2) else None
             cache = self.cache(data, folder=folder, progress=progress)
             prepared: PreparedClassifier = self._prepared  # type: ignore[assignment]  # the cache has just prepared it
-            return sweep_sizes(prepared, cache, sizes, config=self.config, folds=folds, seed=seed, device=self.device)
+            return sweep_sizes(prepared, cache, wanted, config=self.config, folds=folds, seed=operator.index(seed), device=self.device)
 
     def _better_on_disk(self, data: Data, copies: int) -> bool:
         """Whether there is room for f's activations over ``data`` on disk, and none for so many copies in memory."""
@@ -340,7 +343,7 @@ class FlintExplainer(Explanations):
 
     @preserved_random_state()
     def compare_layers(
-        self, data: Data, choices: Sequence[Sequence[str]] | None = None, *, folds: int = 3, seed: int = 0, progress: bool = True
+        self, data: Data, choices: Sequence[Sequence[str]] | None = None, *, folds: int = 3, seed: SupportsIndex = 0, progress: bool = True
     ) -> LayerComparison:
         """Which layers? Cross-validated fits on each choice, which f gives once, beside what is suggested.
 
@@ -431,6 +434,16 @@ class FlintExplainer(Explanations):
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
         with together():
             return from_main(lambda: upload(self.saved, repo_id, private, token))
+
+
+def _names(given: Iterable[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
+    if isinstance(given, str):
+        raise ConfigurationError(f"class_names must be one name a class, got the single word {given!r}")
+    if isinstance(given, Mapping):
+        if set(given) != set(range(len(given))):
+            raise ConfigurationError(f"class_names as a dict needs the keys 0 to {len(given) - 1}, got {list(given)[:10]}")
+        given = [given[position] for position in range(len(given))]
+    return None if given is None else tuple(map(str, given))
 
 
 def _given(config: Any, **changes: Any) -> Any:

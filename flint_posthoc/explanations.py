@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +64,12 @@ class Explanations:
         return interpret_locally(self.fitted, images, for_class)
 
     def global_interpretation(
-        self, data: Data, *, samples_per_class: int = 100, agreeing_only: bool = False, seed: int = 0
+        self, data: Data, *, samples_per_class: int = 100, agreeing_only: bool = False, seed: SupportsIndex = 0
     ) -> GlobalInterpretation:
         """What does each class consist of? One pass; at most ``samples_per_class`` images a class go into a mean, drawn uniformly."""
-        return interpret_globally(self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=seed)
+        return interpret_globally(
+            self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=operator.index(seed)
+        )
 
     # ---- what is an attribute? ----
 
@@ -176,12 +180,12 @@ class Explanations:
         """Where interpreter and classifier part: agreement by class, and the table of f's classes against g's."""
         return confuse(self.fitted, data)
 
-    def shuffling(self, data: Data, *, repeats: int = 5, seed: int = 0) -> Shuffling:
+    def shuffling(self, data: Data, *, repeats: int = 5, seed: SupportsIndex = 0) -> Shuffling:
         """What g loses when attributes are permuted across images, one at a time and all, and within an image: do they carry it?"""
-        return shuffle(self.fitted, data, repeats=repeats, seed=seed)
+        return shuffle(self.fitted, data, repeats=repeats, seed=operator.index(seed))
 
     def baselines(
-        self, train: Data, data: Data, *, independent: nn.Module | None = None, limit: int = 10_000, seed: int = 0
+        self, train: Data, data: Data, *, independent: nn.Module | None = None, limit: int = 10_000, seed: SupportsIndex = 0
     ) -> BaselineComparison:
         """What plain dictionaries of the same size get from the same taps: random Ψ, NMF, k-means, principal components, a linear probe.
 
@@ -191,7 +195,7 @@ class Explanations:
             limit: images of ``train`` that are learnt from, a uniform sample; memory is that times at most 4096 features.
         """
         self.fitted.look_at(data)
-        return compare_baselines(self.fitted, train, data, independent=independent, limit=limit, seed=seed)
+        return compare_baselines(self.fitted, train, data, independent=independent, limit=limit, seed=operator.index(seed))
 
     def disagreement(self, train: Data, data: Data, *, outside: Data | None = None) -> Disagreement:
         """Are images on which f and g part outliers of their class? By projection depth (equation 1 of the paper), judged as a trust flag.

@@ -251,6 +251,17 @@ def test_a_broken_file_among_good_ones_does_not_lose_the_others(fitted: Path, tm
     assert "1 of 3 files could not be read" in capsys.readouterr().err
 
 
+def test_where_nothing_can_be_read_what_was_there_stays(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "explanations.json").write_text("of yesterday")
+    assert main(["explain", str(tmp_path), *MODEL, "--interpreter", str(fitted), "--output", str(output)]) == 2
+    assert (output / "explanations.json").read_text() == "of yesterday"
+    said = capsys.readouterr().err
+    assert "is a folder; name the pictures in it" in said
+    assert "none of 1 files could be read; nothing was written" in said
+
+
 def test_a_report_of_a_saved_interpreter(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "report.html"
     command = ["report", *MODEL, "--interpreter", str(fitted), "--data", "digits", "--budget-seconds", "0", "--output", str(target)]

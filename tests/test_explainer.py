@@ -14,9 +14,10 @@ import pytest
 import small
 import torch
 from flint_posthoc.adapters.torch_module import TorchModuleAdapter
+from matplotlib.text import Text
 from models import left_alone
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.classifier.adapter import Normalization
@@ -544,3 +545,90 @@ def test_a_classifier_whose_head_was_replaced_is_not_explained() -> None:
     for ask in (explain, explain.evaluate, explain.confusion):
         with pytest.raises(ClassifierOutputError, match="gives 7 classes, and gave 4 when its explainer was made"):
             ask(small.images(8))
+
+
+def test_everything_that_comes_back_says_that_the_classifier_was_altered() -> None:
+    explain, pixels = small.fitted(), small.images(12)
+    labels = small.labels(small.tiny(), pixels)
+    with torch.no_grad():
+        explain.model.conv1.weight *= 1.01
+    with pytest.warns(FlintWarning, match="other weights now"):
+        local = explain(pixels)
+    settings = replace(GREY, stages=(Stage(1, 1.0, 1.0, 0.0),))
+    found = [
+        local,
+        explain.evaluate(pixels),
+        explain.global_interpretation(pixels),
+        explain.exemplars(pixels, [(0, 0)]),
+        explain.maximize(pixels[:2], 0, settings=settings),
+        explain.attribution(pixels[:2], attribute=0, method="gradient"),
+        explain.sanity_check(pixels[:2], methods=["gradient"]),
+        explain.contrast(pixels[:2], 0),
+        *explain.cards(pixels, [(0, 0)], budget_seconds=0),
+        explain.confusion((pixels, labels)),
+        explain.shuffling(pixels),
+        explain.baselines(pixels, pixels),
+        explain.faithfulness(pixels),
+    ]
+    for result in found:
+        assert OTHER_WEIGHTS in str(result), type(result)
+        if hasattr(result, "to_dict"):
+            assert OTHER_WEIGHTS in result.to_dict()["notes"], type(result)
+        if hasattr(result, "plot"):
+            figure = result.plot(0) if result is local else result.plot()
+            assert "other weights now" in " ".join(text.get_text() for text in figure.findobj(Text)), type(result)
+
+
+def test_labels_of_other_classes_than_the_explained_are_left_out() -> None:
+    """A folder of a few classes beside a classifier of many: its labels would be taken for the first of those."""
+
+    class Folder(TensorDataset):
+        classes: ClassVar[list[str]] = ["ant", "bee"]
+
+    explain, pixels = small.fitted(), small.images(8)
+    folder = Folder(pixels, torch.arange(8) % 2)
+    for data in (folder, DataLoader(folder, batch_size=4), DataLoader(Subset(folder, range(6)), batch_size=4)):
+        with pytest.warns(FlintWarning, match="the data set has 2 classes, 4 are explained"):
+            assert explain.evaluate(data).classifier_accuracy is None
+    folder.target_transform = lambda label: label + 2
+    assert explain.evaluate(folder).classifier_accuracy is not None
+
+
+def test_class_names_as_transformers_have_them() -> None:
+    assert small.explainer(class_names={1: "b", 0: "a", 3: "d", 2: "c"}, input_size=SIZE).preflight.class_names == ("a", "b", "c", "d")
+    with pytest.raises(ConfigurationError, match="needs the keys 0 to 3"):
+        small.explainer(class_names={1: "b", 2: "a", 3: "d", 4: "c"})
+    with pytest.raises(ConfigurationError, match="one name a class, got the single word 'abcd'"):
+        small.explainer(class_names="abcd")
+
+
+def test_numbers_of_any_library_are_numbers() -> None:
+    explain, pixels = small.fitted(), small.images(12)
+    assert explain.shuffling(pixels, seed=np.int64(2)) == explain.shuffling(pixels, seed=2)
+    one, other = (explain.global_interpretation(pixels, seed=seed) for seed in (torch.tensor(2), 2))
+    assert torch.equal(one.counts, other.counts)
+    explain.baselines(pixels, pixels, seed=np.int64(1))
+    pairs = one.pairs(0.01)[:3]
+    plain = [(pair.attribute, pair.class_index) for pair in pairs]
+    for given in (torch.tensor(plain), np.array(plain), plain, [list(pair) for pair in pairs]):
+        found = explain.exemplars(pixels, given)
+        assert [pair[:2] for pair in found.pairs] == plain
+        assert found.candidates == explain.exemplars(pixels, pairs).candidates
+    for bad in ((1,), "ab", (0.5, 1)):
+        with pytest.raises(ConfigurationError, match=r"pairs are \(attribute, class index\)"):
+            explain.exemplars(pixels, [bad])
+
+
+def test_a_classifier_whose_weights_are_all_buffers_keeps_its_precision() -> None:
+    model = small.tiny().double()
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+    explain = small.fitted(model)
+    assert explain(small.images(4)).relevance.shape == (4, 3)
+
+
+def test_the_final_model_says_that_it_cannot_be_exported() -> None:
+    with pytest.raises(Exception, match=r"use torch\.jit\.trace"):
+        torch.export.export(small.fitted().as_classifier(), (small.images(2),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -30,8 +30,9 @@ class Normalization:
     estimated: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
-        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, tuple(map(float, given if isinstance(given, Iterable) else (given,))))
         if len(self.mean) != len(self.std) or not self.mean:
             raise ConfigurationError(f"Normalization needs one mean and one std a channel, got {len(self.mean)} and {len(self.std)}")
         if not all(value > 0 for value in self.std):

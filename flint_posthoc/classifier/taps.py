@@ -198,7 +198,7 @@ def unchanged_on_error(model: nn.Module) -> Iterator[None]:
 
 
 def _unfreeze(parameters: Sequence[Tensor]) -> None:
-    learnable = [parameter for parameter in parameters if parameter.is_floating_point()]
+    learnable = [parameter for parameter in parameters if parameter.is_floating_point() or parameter.is_complex()]
     all_frozen = not any(parameter.requires_grad for parameter in learnable)
     for parameter in learnable:
         parameter.grad = None  # the user's gradients are put back afterwards and must not be added to

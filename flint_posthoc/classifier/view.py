@@ -28,8 +28,9 @@ def check_class_ids(class_ids: tuple[int, ...], num_classes: int) -> tuple[int, 
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
-    """The precision that a classifier works in: that of its first floating-point parameter, float32 without any."""
-    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+    """The precision that a classifier works in: that of its first floating-point parameter, or buffer; float32 without any."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class OpenView:
 
     def __init__(self, view: ClassifierView, run: TappedClassifier, bfloat16: bool) -> None:
         self._view, self._run, self._dtype, self._bfloat16 = view, run, model_dtype(view.model), bfloat16
-        self._device = next((parameter.device for parameter in view.model.parameters()), None)
+        self._device = next((tensor.device for tensor in (*view.model.parameters(), *view.model.buffers())), None)
 
     def __call__(self, images: Images) -> ViewPass:
         """A full forward pass; logits and activations come out in float32.

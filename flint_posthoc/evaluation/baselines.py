@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Activations, Logits
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import ranked_bars
 from ..data import Data
 from ..errors import ConfigurationError
@@ -245,7 +245,8 @@ class BaselineComparison:
     def plot(self) -> Figure:
         """Fidelity of each, in per cent."""
         ranked = sorted(self.baselines, key=lambda baseline: -baseline.fidelity)
-        return ranked_bars([b.name for b in ranked], [100 * b.fidelity for b in ranked], heading="Who agrees with f?", axis="fidelity, %")
+        names, shares = [b.name for b in ranked], [100 * b.fidelity for b in ranked]
+        return with_notes_below(ranked_bars(names, shares, heading="Who agrees with f?", axis="fidelity, %"), self.notes)
 
 
 def compare_baselines(

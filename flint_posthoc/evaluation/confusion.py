@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import count_matrix
 from ..data import Data
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
@@ -122,7 +122,8 @@ class Confusion:
 
     def plot(self) -> Figure:
         """The table as a picture; colour is the share of f's images of a class."""
-        return count_matrix(self.counts.numpy(), self.class_names, heading=f"f's class against g's: {number(100 * self.fidelity)} % agree")
+        heading = f"f's class against g's: {number(100 * self.fidelity)} % agree"
+        return with_notes_below(count_matrix(self.counts.numpy(), self.class_names, heading=heading), self.notes)
 
 
 def conclude_confusion(sums: ConfusionSums, fitted: FittedInterpreter) -> Confusion:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arrays import PerImage, PerImageFlag
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import histograms
 from ..data import Data, batches
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
@@ -148,8 +148,9 @@ class Disagreement:
         flagged = f"{percent(self.accuracy_trusted)}; where it does not, on {percent(self.fidelity_flagged)} and "
         unjudged = f" {self.unjudged} images of classes with too few members are left out." if self.unjudged else ""
         return (
-            "Depths are over the threshold of the class that f gives: below 1 lie the outliers, by construction 5 % of its own members in "
-            f"each space unless told otherwise. {trusted}{flagged}{percent(self.accuracy_flagged)}.{self._areas()}{unjudged}"
+            "Depths are over the threshold of the class that f gives: below 1 lie the outliers, by construction 5 % of the members "
+            "held out for it, unless told otherwise, and more of those that it was learnt from: judge other images. "
+            f"{trusted}{flagged}{percent(self.accuracy_flagged)}.{self._areas()}{unjudged}"
         )
 
     def _areas(self) -> str:
@@ -170,7 +171,8 @@ class Disagreement:
     def plot(self) -> Figure:
         """How deep the images of each group lie."""
         arrays = {name: values.numpy() for name, values in self.depths.items() if len(values) and name not in PARTS}
-        return histograms(arrays, mark=1.0, heading="How deep do images lie in the class that f gives them?", axis="depth over threshold")
+        heading = "How deep do images lie in the class that f gives them?"
+        return with_notes_below(histograms(arrays, mark=1.0, heading=heading, axis="depth over threshold"), self.notes)
 
 
 def _groups(judged: Judged) -> dict[str, Tensor]:

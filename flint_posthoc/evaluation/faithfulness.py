@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from ..arrays import Images, PerImage
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import curves
 from ..data import Data, is_one_shot
 from ..errors import ConfigurationError, DataError
@@ -225,7 +225,7 @@ class Faithfulness:
         series = {name: (list(range(len(values))), list(values)) for name, values in lines.items()}
         random = [name for name in series if "random" in name]
         heading, vertical = "f's logit without, or with only, the first k", "f's logit, centred"
-        return curves(series, heading=heading, axis="k", vertical=vertical, dashed=random)
+        return with_notes_below(curves(series, heading=heading, axis="k", vertical=vertical, dashed=random), self.notes)
 
 
 def _in_words(way: AblationScore) -> str:

@@ -47,7 +47,7 @@ class RowReservoir:
         if limit < 1:
             raise ConfigurationError(f"limit, the number of images kept, must be at least 1, got {limit}")
         self.limit, self.seen = limit, 0
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(int(seed))
         self._parts: list[tuple[Tensor, ...]] = []
 
     def offer(self, *columns: Tensor) -> None:

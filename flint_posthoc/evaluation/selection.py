@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import curves
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.taps import no_trace
@@ -131,7 +131,7 @@ class Selection:
         }
         series = {name: (sizes, [read(score) for score in self.scores]) for name, read in lines.items()}
         heading = f"How many attributes? J = {self.recommended}"
-        return curves(series, heading=heading, axis="J", vertical="held-out images", mark=self.recommended)
+        return with_notes_below(curves(series, heading=heading, axis="J", vertical="held-out images", mark=self.recommended), self.notes)
 
 
 def folds_of(images: int, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -181,7 +181,7 @@ def _fold(
 
 def check_sizes(sizes: Sequence[int], folds: int, images: int | None) -> None:
     """Raise ``ConfigurationError`` unless each size can be fitted once a fold; ``images``: how many there are, where that is known."""
-    if not sizes or min(sizes) < 1 or len(set(sizes)) != len(sizes):
+    if len(sizes) == 0 or min(sizes) < 1 or len(set(sizes)) != len(sizes):
         raise ConfigurationError(f"sizes must be different numbers of attributes, each at least 1, got {list(sizes)}")
     if folds < 2 or (images is not None and folds > images):
         raise ConfigurationError(f"folds must be at least 2 and at most the {images} cached images, got {folds}")

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..arrays import Attributes, Logits
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import ranked_bars
 from ..classifier.adapter import OutputKind
 from ..data import Data
@@ -104,7 +104,8 @@ class Shuffling:
         """The drop of fidelity of each attribute, in points, largest first."""
         order = self.ranking()
         points = [100 * self.drops[attribute].fidelity for attribute in order]
-        return ranked_bars([f"φ{attribute}" for attribute in order], points, heading="What shuffling each attribute costs", axis="points")
+        names, heading = [f"φ{attribute}" for attribute in order], "What shuffling each attribute costs"
+        return with_notes_below(ranked_bars(names, points, heading=heading, axis="points"), self.notes)
 
 
 def linear_logits(attributes: Attributes, weight: Tensor, bias: Tensor) -> Logits:

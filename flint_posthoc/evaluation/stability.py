@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..charts import curves
 from ..classifier.adapter import TapLayout
 from ..classifier.view import OpenView
@@ -136,7 +136,8 @@ class Stability:
         """The correlation of matched attributes, best match first."""
         lines = {f"fits {p.first} and {p.second}": [entry.correlation for entry in p.matches] for p in self.pairs}
         points = {name: (list(range(1, len(values) + 1)), values) for name, values in lines.items()}
-        return curves(points, heading="Do other seeds find the same attributes?", axis="matched attributes", vertical="correlation")
+        heading = "Do other seeds find the same attributes?"
+        return with_notes_below(curves(points, heading=heading, axis="matched attributes", vertical="correlation"), self.notes)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..canvas import Figure, as_arrays, as_html
+from ..canvas import Figure, as_arrays, as_html, with_notes_below
 from ..data import Data
 from ..errors import AttributionError, FlintWarning
 from ..figures import pair_card
 from ..interpreter.fitted import FittedInterpreter
+from ..words import with_notes
 from .ascent import MaximizationSettings, preset_for
 from .attribution import AttributionSettings, attribute_pixels
 from .attribution.settings import DEFAULTS
@@ -73,6 +74,7 @@ class PairCard:
     picture: DrawnPicture | None = None
     attribution: AttributionMap | None = None
     contrast: ContrastPictures | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -91,14 +93,15 @@ class PairCard:
     def __str__(self) -> str:
         strongest = ", ".join(f"image {exemplar.position} ({exemplar.activation:.2f})" for exemplar in self.exemplars) or "no image"
         maps = "no maps" if self.attribution is None else f"maps by {self.attribution.method}"
-        return f"{self.title}: strongest in {strongest}; AM+PI {self.picture_note}; {maps}"
+        return with_notes([f"{self.title}: strongest in {strongest}; AM+PI {self.picture_note}; {maps}"], self.notes)
 
     def plot(self) -> Figure:
         """Exemplars and their maps, the drawn picture, and the decoder's contrast."""
         heat = [] if self.attribution is None else as_arrays(self.attribution.heat)
         drawn = [] if self.picture is None else as_arrays([self.picture.pixels])
         decoded = [] if self.contrast is None else as_arrays(self.contrast)
-        return pair_card(as_arrays(self.pixels), heat, drawn, decoded, heading=self.title, picture_note=self.picture_note)
+        figure = pair_card(as_arrays(self.pixels), heat, drawn, decoded, heading=self.title, picture_note=self.picture_note)
+        return with_notes_below(figure, self.notes)
 
     def _repr_html_(self) -> str:
         return as_html([self.plot()], self.title)
@@ -130,7 +133,8 @@ def draw_cards(
 
 def _bare(found: Exemplars) -> list[PairCard]:
     rows = zip(found.pairs, found.found, found.pixels, found.candidates, strict=True)
-    return [PairCard(pair, found.class_names[pair.class_index], images, pixels, count) for pair, images, pixels, count in rows]
+    names, notes = found.class_names, found.notes
+    return [PairCard(pair, names[pair.class_index], images, pixels, count, notes=notes) for pair, images, pixels, count in rows]
 
 
 def _with_contrast(fitted: FittedInterpreter, card: PairCard) -> PairCard:
@@ -146,15 +150,18 @@ def _drawn(
     deadline: float,
     progress: Progress,
 ) -> list[PairCard]:
-    """With pictures and maps, as many as there is time for; a batch that would end after the deadline is not begun."""
+    """With pictures and maps, as many as there is time for; what would end after the deadline is not begun."""
     drawn, seconds_each = list(cards), 0.0
     order = sorted((index for index, card in enumerate(cards) if card.exemplars), key=lambda index: _rank(cards[index].pair))
     while order:
-        size = maximization.batch_size if seconds_each else max(1, maximization.batch_size // 4)  # the first ones tell how long they take
-        chosen, order = order[:size], order[size:]
         started = time.monotonic()
-        if started + seconds_each * len(chosen) > deadline:
+        if deadline <= started + seconds_each:
             break
+        room = (
+            (deadline - started) / seconds_each if seconds_each else maximization.batch_size / 4
+        )  # the first ones tell how long they take
+        size = min(maximization.batch_size, max(1, int(room)))
+        chosen, order = order[:size], order[size:]
         pictures = _pictures(fitted, [cards[index] for index in chosen], maximization)
         for index, picture in zip(chosen, pictures, strict=True):
             drawn[index] = replace(cards[index], picture=picture, attribution=_maps(fitted, cards[index], attribution))

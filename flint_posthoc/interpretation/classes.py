@@ -35,6 +35,8 @@ class ClassAttributePair(NamedTuple):
     relevance: float
 
 
+PLOTTED = 60  # classes at most
+
 SIGNS = {"positive": lambda values: values, "negative": lambda values: -values, "both": torch.abs}
 
 
@@ -90,9 +92,13 @@ class GlobalInterpretation:
         return f"{name!r}: {parts} ({int(self.counts[index])} images; the classifier disagrees on {self.disagreement[index]:.1%})"
 
     def plot(self) -> Figure:
-        """The class-attribute heat map."""
-        heading = "Which attributes make up each class?"
-        return relevance_heatmap(self.relevance.numpy(), self.class_names, heading=heading, notes=self.notes)
+        """The class-attribute heat map; of many classes those that were predicted, the most frequent 60."""
+        heading, shown = "Which attributes make up each class?", list(range(len(self.class_names)))
+        if len(shown) > PLOTTED:
+            shown = sorted(sorted((c for c in shown if self.counts[c] > 0), key=lambda c: -int(self.counts[c]))[:PLOTTED])
+            heading += f" {len(shown)} of {len(self.class_names):,} classes: those predicted most often"
+        names = [self.class_names[c] for c in shown]
+        return relevance_heatmap(self.relevance[:, shown].numpy(), names, heading=heading, notes=self.notes)
 
     def _repr_html_(self) -> str:
         return as_html([self.plot()], str(self))

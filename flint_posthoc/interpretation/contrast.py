@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..arrays import Images, PerImage, Reconstructions
-from ..canvas import Figure
+from ..canvas import Figure, with_notes_below
 from ..figures import contrast_rows
 from ..interpreter.fitted import FittedInterpreter
+from ..words import with_notes
 from .targets import attribute_of_each
 
 
@@ -29,6 +30,7 @@ class Contrast:
     image: Images
     whole: Reconstructions
     without: Reconstructions
+    notes: tuple[str, ...] = ()
 
     @property
     def difference(self) -> Reconstructions:
@@ -39,13 +41,14 @@ class Contrast:
         changes = self.difference.abs().flatten(1).amax(dim=1).tolist()
         rows = zip(self.attributes.tolist(), self.activation.tolist(), changes, strict=True)
         lines = [f"φ{attribute} at {activation:.2f} changes a pixel by up to {change:.2f}" for attribute, activation, change in rows]
-        return "\n".join([f"Contrast of {len(lines)} images: what the decoder draws because of an attribute", *lines])
+        return with_notes([f"Contrast of {len(lines)} images: what the decoder draws because of an attribute", *lines], self.notes)
 
     def plot(self) -> Figure:
         """One row an image: x, d(Φ(x)), the same without the attribute, and the difference."""
         pictures = (self.image, self.whole, self.without, self.difference)
         titles = [f"φ{attribute}" for attribute in self.attributes.tolist()]
-        return contrast_rows([[*row] for row in zip(*(part.cpu().numpy() for part in pictures), strict=True)], titles)
+        figure = contrast_rows([[*row] for row in zip(*(part.cpu().numpy() for part in pictures), strict=True)], titles)
+        return with_notes_below(figure, self.notes)
 
 
 @torch.no_grad()
@@ -64,4 +67,4 @@ def contrast(fitted: FittedInterpreter, images: Tensor, attributes: int | Sequen
     silenced = batch.attributes.scatter(1, chosen[:, None], 0.0)
     whole, without = map(fitted.redrawn, (batch.attributes, silenced))
     activation = batch.attributes.gather(1, chosen[:, None])[:, 0]
-    return Contrast(chosen, activation, fitted.normalization.denormalize(batch.images), whole, without)
+    return Contrast(chosen, activation, fitted.normalization.denormalize(batch.images), whole, without, fitted.notes)

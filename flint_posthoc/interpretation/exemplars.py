@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..arrays import Members
-from ..canvas import Figure, as_arrays
+from ..canvas import Figure, as_arrays, with_notes_below
 from ..data import Data
 from ..errors import ConfigurationError, MissingLabelsError
 from ..figures import strips
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..processes import gather, rank, size, together
 from ..splitting import own_part
+from ..words import with_notes
 from .classes import ClassAttributePair
 
-PairLike: TypeAlias = ClassAttributePair | tuple[int, int]  # (attribute, class index)
+PairLike: TypeAlias = ClassAttributePair | Iterable[Any]  # (attribute, class index), perhaps with a relevance
 
 
 class Exemplar(NamedTuple):
@@ -47,6 +50,7 @@ class Exemplars:
     candidates: tuple[int, ...]
     pixels: tuple[tuple[Tensor, ...], ...]
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -60,14 +64,15 @@ class Exemplars:
     def plot(self) -> Figure:
         """A row of images for each pair."""
         titles = [self.title(index) for index in range(len(self))]
-        return strips(titles, [as_arrays(images) for images in self.pixels], heading="Where each attribute is strongest")
+        figure = strips(titles, [as_arrays(images) for images in self.pixels], heading="Where each attribute is strongest")
+        return with_notes_below(figure, self.notes)
 
     def __str__(self) -> str:
         lines = [f"Exemplars of {len(self)} class-attribute pairs"]
         for index, exemplars in enumerate(self.found):
             parts = ", ".join(f"image {exemplar.position} ({exemplar.activation:.2f})" for exemplar in exemplars)
             lines.append(f"{self.title(index)}  {parts}".rstrip())
-        return "\n".join(lines)
+        return with_notes(lines, self.notes)
 
 
 def _predicted(fitted: FittedInterpreter, batch: ReadBatch) -> Members:
@@ -88,10 +93,10 @@ def checked_pairs(fitted: FittedInterpreter, pairs: Iterable[PairLike]) -> tuple
     """``pairs`` with their classes and attributes checked; a plain (attribute, class) gets relevance NaN.
 
     Raises:
-        ConfigurationError: a pair that does not exist.
+        ConfigurationError: a pair that does not exist, or no pair.
     """
     limits = (fitted.interpreter.num_attributes, fitted.view.num_classes)
-    checked = [pair if isinstance(pair, ClassAttributePair) else ClassAttributePair(*pair, relevance=float("nan")) for pair in pairs]
+    checked = [_as_pair(pair) for pair in pairs]
     for pair in checked:
         if not (0 <= pair.attribute < limits[0] and 0 <= pair.class_index < limits[1]):
             raise ConfigurationError(
@@ -99,6 +104,16 @@ def checked_pairs(fitted: FittedInterpreter, pairs: Iterable[PairLike]) -> tuple
                 f"attributes are 0 to {limits[0] - 1}, classes 0 to {limits[1] - 1}"
             )
     return tuple(checked)
+
+
+def _as_pair(pair: Any) -> ClassAttributePair:
+    try:
+        attribute, class_index, *relevance = pair
+        return ClassAttributePair(operator.index(attribute), operator.index(class_index), float(*relevance or (math.nan,)))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"pairs are (attribute, class index), or those of global_interpretation(...).pairs(); got {pair!r}"
+        ) from error
 
 
 class ExemplarSearch:
@@ -142,7 +157,7 @@ class ExemplarSearch:
         pixels = [tuple(self._pixels(exemplars)) for exemplars in found]
         images_of_class = sum(map(Counter, gather(dict(self._images_of_class))), Counter())
         candidates = tuple(images_of_class[pair.class_index] for pair in self._pairs)
-        return Exemplars(self._pairs, tuple(map(tuple, found)), candidates, tuple(pixels), self._fitted.class_names)
+        return Exemplars(self._pairs, tuple(map(tuple, found)), candidates, tuple(pixels), self._fitted.class_names, self._fitted.notes)
 
     def _best(self) -> list[list[Exemplar]]:
         """For each pair the strongest images that any process found; only these are sent around."""

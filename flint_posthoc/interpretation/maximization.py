@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arrays import Attributes, Images, PerImage, PerImageFlag
-from ..canvas import Figure, as_arrays
+from ..canvas import Figure, as_arrays, with_notes_below
 from ..classifier.adapter import Normalization
 from ..classifier.view import OpenView, model_dtype
 from ..errors import ConfigurationError
@@ -22,6 +22,7 @@ from ..figures import under_images
 from ..interpreter.fitted import FittedInterpreter
 from ..memory import Halving
 from ..precision import autocast, lowered
+from ..words import with_notes
 from .ascent import TINY_IMAGE, MaximizationSettings, Objective, Units, ascend, preset_for, total_variation
 from .targets import attribute_of_each
 
@@ -64,6 +65,7 @@ class Maximization:
     final_variation: PerImage
     objective: Float[Tensor, "steps b"]
     settings: MaximizationSettings
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -98,11 +100,11 @@ class Maximization:
         """x₀ above the picture drawn from it, a column each."""
         titles = [self.title(index) for index in range(len(self))]
         heading = "An image, and what its attribute wants to see more of (AM+PI)"
-        return under_images(as_arrays(self.start), as_arrays(self.pixels), titles, heading=heading)
+        return with_notes_below(under_images(as_arrays(self.start), as_arrays(self.pixels), titles, heading=heading), self.notes)
 
     def __str__(self) -> str:
         lines = [f"Maximization of {len(self)} pictures: {int(self.rose.sum())} rose above the image they started from"]
-        return "\n".join(lines + [self.title(index) for index in range(len(self))])
+        return with_notes([*lines, *(self.title(index) for index in range(len(self)))], self.notes)
 
 
 def maximize(
@@ -131,9 +133,9 @@ def maximize(
     chosen = attribute_of_each(attributes, len(checked.images), fitted.interpreter.num_attributes).to(fitted.device)
     halving = Halving("drawing attributes from", settings.batch_size)
     drawn = list(halving.parts(lambda part: _maximize(fitted, checked.images[part], chosen[part], settings, start), len(chosen)))
-    names = [name for name in Maximization.__dataclass_fields__ if name not in ("objective", "settings")]
+    names = [name for name in Maximization.__dataclass_fields__ if name not in ("objective", "settings", "notes")]
     joined = {name: torch.cat([getattr(part, name) for part in drawn]) for name in names}
-    return Maximization(**joined, objective=torch.cat([part.objective for part in drawn], dim=1), settings=settings)
+    return Maximization(**joined, objective=torch.cat([part.objective for part in drawn], dim=1), settings=settings, notes=fitted.notes)
 
 
 def _maximize(fitted: FittedInterpreter, images: Images, attributes: Tensor, settings: MaximizationSettings, start: str) -> Maximization:

@@ -14,6 +14,7 @@ from ..classifier.copying import copy_of
 from ..classifier.recording import ParametersRead, is_leaf
 from ..classifier.taps import frozen, hooked, tapped
 from ..classifier.view import model_dtype
+from ..errors import UnsupportedClassifierError
 from .fitted import FittedInterpreter
 
 # Hooks stand on a classifier during a pass: of all threads, and of DataParallel's replicas, one passes at a time. None waits for a fit.
@@ -64,7 +65,12 @@ class InterpreterClassifier(nn.Module):
             self.savings = Savings(before[0], _parameters(self), before[1], _flops(self, sample))
 
     def forward(self, images: Images) -> Logits:
-        """g's logits (B, C), float32 unless it was cast, of images as f takes them. Threads may share it."""
+        """g's logits (B, C), float32 unless it was cast, of images as f takes them. Threads may share it.
+
+        Raises ``UnsupportedClassifierError`` under ``torch.export``, which cannot follow a pass that ends at a layer.
+        """
+        if torch.compiler.is_exporting():
+            raise UnsupportedClassifierError("torch.export cannot follow a pass that ends in the middle of f; use torch.jit.trace")
         with _PASSING, tapped(self.classifier, self._adapter, self._layouts) as run:
             activations = run.activations(images.to(self._images_as.dtype))
         logits: Tensor = self.head(self.attribute_network(tuple(maps.to(self._maps_as.dtype) for maps in activations)))

@@ -114,9 +114,12 @@ class Trainer:
                 record = self._epoch(len(history), total, per_epoch, bar)
                 history = self._kept_best(history, record)
                 self._save(history)
-        if self.best is not None:
-            self.learnt.load_state_dict(self.best)
-        return history
+        if self.best is None:
+            return history
+        self.learnt.load_state_dict(self.best)
+        scores = list(map(_joint_score, history))
+        told = f"the weights are those of epoch {scores.index(max(scores)) + 1} of {len(scores)}, which was best on validation data"
+        return dataclasses.replace(history, notes=(*history.notes, told))
 
     def _save(self, history: FitHistory) -> None:
         if self.checkpoint and is_main():
@@ -313,8 +316,12 @@ def _own_share(batch: LearningBatch, images: int) -> Tensor:
 
 
 def _joint_score(record: EpochRecord) -> float:
-    """How good f and g together were on validation data."""
-    return (record.validation_accuracy or 0.0) + (record.validation_fidelity or 0.0)
+    """How good f and g together were on validation data: how often f was right, and how often, at least, g was right with it.
+
+    Accuracy and fidelity alone would favour an f that says one class for everything, as untrained ones do, and a g that repeats it.
+    """
+    right = record.validation_accuracy or 0.0
+    return right + max(0.0, right + (record.validation_fidelity or 0.0) - 1)
 
 
 def _count(source: BatchSource) -> int:
@@ -334,4 +341,5 @@ def _optimizer(
     if classifier is not None:
         scale = joint.learning_rate / settings.peak
         groups.append({"params": learnable(classifier), "weight_decay": joint.weight_decay, "scale": scale})
-    return torch.optim.AdamW(groups, lr=settings.peak, fused=interpreter.head.weight.device.type in FUSED)
+    real = classifier is None or not any(parameter.is_complex() for parameter in classifier.parameters())
+    return torch.optim.AdamW(groups, lr=settings.peak, fused=real and interpreter.head.weight.device.type in FUSED)

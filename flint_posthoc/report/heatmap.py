@@ -62,6 +62,8 @@ def select(content: ReportContent) -> PageSelection:
     relevance, limits, threshold = content.survey.world.relevance.tolist(), content.limits, content.threshold
     of_class = content.survey.images_of_class
     by_images = sorted(range(len(of_class)), key=lambda index: (-of_class[index], index))
+    if len(of_class) > limits.classes:
+        by_images = [index for index in by_images if of_class[index]] or by_images
     classes = tuple(sorted(by_images[: limits.classes]))
     served = tuple(_strongest([(c, r) for c, r in enumerate(row) if r > threshold]) for row in relevance)
     opposed = tuple(_strongest([(c, r) for c, r in enumerate(row) if r < -threshold]) for row in relevance)
@@ -104,7 +106,10 @@ def _omitted(content: ReportContent, selection: PageSelection) -> tuple[str, ...
     num_classes, num_attributes = len(content.survey.images_of_class), len(selection.served)
     idle = num_attributes - len(selection.attributes) - selection.left_attributes
     sentences = (
-        (selection.left_classes, f"Shown are the {len(selection.classes)} classes with most images, of {num_classes:,}."),
+        (
+            selection.left_classes,
+            f"Shown are {len(selection.classes)} of {num_classes:,} classes, those with images and of these those with most.",
+        ),
         (
             selection.left_attributes,
             f"Shown are the {len(selection.attributes)} strongest attributes; {selection.left_attributes:,} more have a part.",

@@ -79,12 +79,10 @@ def _left_out(content: ReportContent) -> list[str]:
     left = content.pairs_found - len(content.cards)
     drawn = sum(card.picture is not None for card in content.cards)
     failed = sum(card.picture is not None and not card.picture.rose for card in content.cards)
+    bare = f"{len(content.cards) - drawn} of {len(content.cards)} pairs have no AM+PI picture"
     sentences = (
         (left > 0, f"{left:,} of {content.pairs_found:,} class-attribute pairs are listed without pictures: the strongest come first."),
-        (
-            drawn < len(content.cards),
-            f"{len(content.cards) - drawn} of {len(content.cards)} pairs have no AM+PI picture: the time was spent, or there was no image.",
-        ),
+        (drawn < len(content.cards), f"{bare}: the time (budget_seconds) was spent, or there was no image."),
         (failed, f"On {failed} of {drawn} AM+PI pictures the attribute did not rise; they are marked."),
     )
     return [sentence for holds, sentence in sentences if holds]

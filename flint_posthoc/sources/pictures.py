@@ -178,6 +178,8 @@ def open_picture(path: str | Path) -> Image.Image:
                 return picture.copy()
     except UnreadablePictureError:
         raise
+    except IsADirectoryError as error:
+        raise UnreadablePictureError(f"{path} is a folder; name the pictures in it, as in {path}/*.png") from error
     except _UNREADABLE as error:
         raise UnreadablePictureError(f"{path} cannot be read as a picture: {_reason(error)}") from error
 

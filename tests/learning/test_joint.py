@@ -26,7 +26,7 @@ from flint_posthoc.errors import (
     NotAnArtifactError,
     TrainingDivergedError,
 )
-from flint_posthoc.learning import fitting
+from flint_posthoc.learning import fitting, trainer
 from flint_posthoc.learning.cache_policy import PendingPass
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.defaults import BY_DESIGN
@@ -362,10 +362,13 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
     explain = joint(model, quick(learning_rate=0.05))
     held_out = [(small.images(60, seed=3), small.labels(small.tiny(), small.images(60, seed=3)))]
     history = explain.fit(small.loader(PIXELS, TRUTH), validation=held_out, max_steps=50, progress=False)
-    scores = [record.validation_accuracy + record.validation_fidelity for record in history]
+    scores = [trainer._joint_score(record) for record in history]
+    best = history[scores.index(max(scores))]
     evaluation = explain.evaluate(held_out)
     assert max(scores) > scores[-1]  # else this shows nothing
-    assert evaluation.classifier_accuracy + evaluation.fidelity == pytest.approx(max(scores), abs=1e-6)
+    assert evaluation.classifier_accuracy == pytest.approx(best.validation_accuracy, abs=1e-6)
+    assert evaluation.fidelity == pytest.approx(best.validation_fidelity, abs=1e-6)
+    assert f"the weights are those of epoch {best.epoch + 1} of {len(history)}, which was best on validation data" in history.notes
     assert history.account.data == "validation"
 
 
@@ -539,3 +542,44 @@ def test_a_fit_that_was_broken_off_while_the_interpreter_learnt_on_ends_as_an_un
     with pytest.raises(RuntimeError, match="broken off"):
         begun(breaks_off=True)
     assert small.weights(begun(breaks_off=False, resume=True)) == small.weights(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((0.65, 0.10), (0.10, 1.0)),  # one class for everything, and an interpreter that says it too
+        ((0.65, 0.10), (0.60, 0.10)),
+        ((0.90, 0.95), (0.90, 0.90)),
+        ((0.92, 0.95), (0.90, 0.96)),
+    ],
+)
+def test_the_best_epoch_is_that_of_a_classifier_that_is_right_and_an_interpreter_that_is_right_with_it(
+    one: tuple[float, float], other: tuple[float, float]
+) -> None:
+    assert score_of(*one) > score_of(*other)
+
+
+def score_of(accuracy: float, fidelity: float) -> float:
+    explain = joint()
+    explain.fit(small.loader(PIXELS, TRUTH), max_steps=1, progress=False)
+    record = dataclasses.replace(explain.history[0], validation_accuracy=accuracy, validation_fidelity=fidelity)
+    return trainer._joint_score(record)
+
+
+class Spectral(small.Tiny):
+    """Filters the image by complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.ones(small.SIDE, small.SIDE // 2 + 1, dtype=torch.complex64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(torch.fft.irfft2(torch.fft.rfft2(images) * self.filter, s=images.shape[2:]))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_complex_weights_learn_too(frozen: bool) -> None:
+    model = Spectral().requires_grad_(not frozen)
+    before = model.filter.detach().clone()
+    joint(model).fit(small.loader(PIXELS, TRUTH), max_steps=3, progress=False)
+    assert not torch.equal(model.filter, before)

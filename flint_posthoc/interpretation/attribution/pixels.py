@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ...arrays import Images, PerImageFlag
-from ...canvas import Figure, as_arrays, show_heat
+from ...canvas import Figure, as_arrays, show_heat, with_notes_below
 from ...errors import AttributionError
 from ...figures import under_images
 from ...interpreter.fitted import FittedInterpreter
 from ...interpreter.interpreter import Interpreter
+from ...words import with_notes
 from .guidance import PixelPath
 from .methods import METHODS, checked_name, path_of, pixel_maps
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
@@ -53,6 +54,7 @@ class Attribution:
     empty: PerImageFlag
     target: tuple[str, ...]
     sanity: SanityScore | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -67,13 +69,14 @@ class Attribution:
         """Each image above its map: blue speaks for the target, red against it."""
         heading = f"Where it is seen: {self.method.replace('_', ' ')}, blue for and red against"
         titles = [f"{target}, empty" if empty else target for target, empty in zip(self.target, self.empty.tolist(), strict=True)]
-        return under_images(as_arrays(self.pixels), as_arrays(self.heat()), titles, show_heat, heading=heading)
+        figure = under_images(as_arrays(self.pixels), as_arrays(self.heat()), titles, show_heat, heading=heading)
+        return with_notes_below(figure, self.notes)
 
     def __str__(self) -> str:
         silent = f", {int(self.empty.sum())} of them empty: the attribute does not fire" if bool(self.empty.any()) else ""
         exact = "exact" if self.exact else "inexact"
         sanity = f"\nsanity: {self.sanity}" if self.sanity else ""
-        return f"Attribution of {len(self)} images by {self.method} ({exact}){silent}\n{self.reason}{sanity}"
+        return with_notes([f"Attribution of {len(self)} images by {self.method} ({exact}){silent}\n{self.reason}{sanity}"], self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the maps."""
@@ -83,6 +86,7 @@ class Attribution:
             "empty": self.empty.tolist(),
             "target": list(self.target),
             "sanity": sanity,
+            "notes": list(self.notes),
         }
 
 
@@ -134,7 +138,7 @@ def attribute_pixels(
     inexact = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
     reason = "; ".join(filter(None, (choice.reason, inexact, _flat(maps, empty))))
     shown = fitted.normalization.denormalize(pixels.detach())
-    return Attribution(maps, shown, choice.method, method, reason, not inexact, empty, target.words, choice.sanity)
+    return Attribution(maps, shown, choice.method, method, reason, not inexact, empty, target.words, choice.sanity, fitted.notes)
 
 
 def _flat(maps: Tensor, empty: PerImageFlag) -> str:

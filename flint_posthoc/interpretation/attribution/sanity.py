@@ -13,7 +13,7 @@ from torch import Tensor
 from ...arrays import Images
 from ...errors import ConfigurationError
 from ...interpreter.fitted import FittedInterpreter
-from ...words import MISSING, plain
+from ...words import MISSING, plain, with_notes
 from .methods import METHODS, checked_name, pixel_maps, refusals
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
 from .randomization import randomized
@@ -64,6 +64,7 @@ class SanityCheck:
     target: str
     images: int
     refused: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def score(self, method: str) -> SanityScore | None:
         """The worse of the two that decide. ``None`` where the method was not checked."""
@@ -89,7 +90,7 @@ class SanityCheck:
             cells = "".join(map(_cell, [*scores, self.background.get(method)]))
             lines.append(f"{method:24}{cells}  {'passes' if self.passes(method) else 'FAILS'}")
         lines += [f"{method:24}not checked: {reason}" for method, reason in self.refused.items()]
-        return "\n".join([*lines, f"passes: rank correlation at most {RANK_LIMIT} at the stages with *"])
+        return with_notes([*lines, f"passes: rank correlation at most {RANK_LIMIT} at the stages with *"], self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; what could not be compared is ``None``."""
@@ -102,7 +103,7 @@ class SanityCheck:
             for method, scores in self.scores.items()
         }
         head = {"target": self.target, "images": self.images, "limit": RANK_LIMIT, "decisive": list(self.decisive)}
-        return head | {"methods": methods, "refused": dict(self.refused)}
+        return head | {"methods": methods, "refused": dict(self.refused), "notes": list(self.notes)}
 
 
 @torch.inference_mode(False)
@@ -165,7 +166,8 @@ def check_target(request: Request, pixels: Images, target: Target, methods: Sequ
         del scores[method]
     background = _background(before, held)
     named = {method: reason for method, reason in refused.items() if reason}
-    return SanityCheck({method: tuple(found) for method, found in scores.items()}, decisive, background, target.kind, len(pixels), named)
+    kept = {method: tuple(found) for method, found in scores.items()}
+    return SanityCheck(kept, decisive, background, target.kind, len(pixels), named, request.fitted.notes)
 
 
 @torch.inference_mode(False)
@@ -210,7 +212,8 @@ def compare_with(
             background |= _background({method: ours}, [method])
             scores[method] = (logits, _best(f"best of {most} attributes of the other fit", ours, theirs))
     named = {method: reason for method, reason in refused.items() if reason}
-    return SanityCheck(scores, (0, 1), background, "classes and attributes of two fits", len(pixels), named)
+    notes = tuple(dict.fromkeys((*fitted.notes, *other.notes)))
+    return SanityCheck(scores, (0, 1), background, "classes and attributes of two fits", len(pixels), named, notes)
 
 
 def _best(stage: str, ours: Heat, theirs: Iterable[Heat]) -> SanityScore:
