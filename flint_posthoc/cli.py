@@ -25,7 +25,7 @@ from .errors import ConfigurationError, DataError, FlintError
 from .explainer import FlintExplainer
 from .learning.losses import LossWeights
 from .sources.options import LISTS, ClassifierOptions, LoadingOptions, ReadingOptions, SavedOptions
-from .sources.pictures import ImageForm, ReadablePictures, open_data, open_picture
+from .sources.pictures import ImageForm, LabelledPictures, ReadablePictures, open_data, open_picture
 from .storage import writable_folder, write_json
 from .words import with_notes
 
@@ -74,6 +74,9 @@ def layers(
     if measure:
         if pictures is None:
             raise ConfigurationError("--measure needs --data, pictures to fit and to judge on")
+        found = explainer.preflight
+        choices = 5 + len(found.good_layers if found else ())
+        print(f"\nmeasuring up to {choices} choices, {folds} fits each: minutes for small pictures, longer for photographs", flush=True)
         compared = explainer.compare_layers(loading.loader(pictures, form, class_names), folds=folds, progress=_on_terminal())
         print("", compared, sep="\n")
 
@@ -140,7 +143,7 @@ def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: Loadin
         json: file to write the figures into.
     """
     explainer, form = saved.load(classifier)
-    judged = loading.loader(open_data(data, "test"), form, explainer.fitted.class_names)
+    judged = loading.loader(_held_out(data), form, explainer.fitted.class_names)
     if json is not None:
         writable_folder(json.parent)
     evaluation = explainer.evaluate(judged)
@@ -219,13 +222,21 @@ def report(
         title: of the page.
     """
     explainer, form = saved.load(classifier)
-    pictures = loading.loader(open_data(data, "test"), form, explainer.fitted.class_names)
+    pictures = loading.loader(_held_out(data), form, explainer.fitted.class_names)
     written = explainer.report(output, pictures, budget_seconds=budget_seconds, title=title, data_name=data, progress=_on_terminal())
     print(f"the report is {written} ({written.stat().st_size / 2**20:.1f} MB)")
     _say_what_was_skipped(pictures)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain, report)}
+
+
+def _held_out(data: str) -> LabelledPictures:
+    """The pictures to judge on, and what is to be said where they may be those that were learnt from."""
+    pictures = open_data(data, "test")
+    if getattr(pictures, "root", None) == Path(data):
+        print(f"note: {data} has no val/ or test/ in it; figures flatter an interpreter that learnt from the same pictures\n")
+    return pictures
 
 
 def _say_what_was_skipped(*loaders: DataLoader[Any] | None) -> None:

@@ -65,7 +65,7 @@ class ClassifierOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """What of a classifier is read, and what its pictures are (``LISTS`` tells).
+    """What of a classifier is read, and what its pictures are.
 
     Args:
         output_kind: what its outputs mean, where its family does not tell or says otherwise.
