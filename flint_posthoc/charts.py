@@ -139,8 +139,18 @@ def curves(
 
 
 @as_written
-def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, heading: str, notes: Sequence[str] = ()) -> Figure:
-    """The class-attribute matrix r_{j,c} (J, C), a row an attribute and a column a class; classes that were never predicted are hatched."""
+def relevance_heatmap(
+    relevance: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    heading: str,
+    notes: Sequence[str] = (),
+    attributes: Sequence[int] | None = None,
+) -> Figure:
+    """The class-attribute matrix r_{j,c} (J, C), a row an attribute and a column a class; classes that were never predicted are hatched.
+
+    ``attributes``: which these rows are; ``None``: all.
+    """
     num_attributes, num_classes = relevance.shape
     figure = new_figure(min(24, 0.42 * num_classes + 3), min(30, 0.2 * num_attributes + 2.2))
     axes = figure.subplots()
@@ -152,7 +162,8 @@ def relevance_heatmap(relevance: np.ndarray, class_names: Sequence[str], *, head
     short = max(map(len, names), default=0) <= 4
     axes.set_xticks(range(0, num_classes, step), names, fontsize=8, rotation=0 if short else 60, ha="center" if short else "right")
     step = max(1, math.ceil(num_attributes / 130))
-    axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in range(0, num_attributes, step)], fontsize=7)
+    numbers = list(range(num_attributes) if attributes is None else attributes)[::step]
+    axes.set_yticks(range(0, num_attributes, step), [f"φ{attribute}" for attribute in numbers], fontsize=7)
     relevance_scale(figure, axes, image, "mean relevance r")
     axes.set_title(heading, fontsize=9)
     write_below(figure, notes, 60)
@@ -183,6 +194,6 @@ def fit_history(series: Mapping[str, Sequence[float]], validation: Mapping[str, 
 
 def relevance_scale(figure: Figure, axes: Any, image: Any, label: str) -> None:
     """What the colours of ``image`` mean, beside it."""
-    scale = figure.colorbar(image, ax=axes, shrink=0.8)
+    scale = figure.colorbar(image, ax=axes, shrink=min(0.8, 6 / figure.get_figheight()))
     scale.set_label(label, fontsize=8)
     scale.ax.tick_params(labelsize=7)

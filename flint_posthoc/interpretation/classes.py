@@ -35,7 +35,7 @@ class ClassAttributePair(NamedTuple):
     relevance: float
 
 
-PLOTTED = 60  # classes at most
+CLASSES_PLOTTED, ATTRIBUTES_PLOTTED = 60, 100  # at most
 
 SIGNS = {"positive": lambda values: values, "negative": lambda values: -values, "both": torch.abs}
 
@@ -92,13 +92,18 @@ class GlobalInterpretation:
         return f"{name!r}: {parts} ({int(self.counts[index])} images; the classifier disagrees on {self.disagreement[index]:.1%})"
 
     def plot(self) -> Figure:
-        """The class-attribute heat map; of many classes those that were predicted, the most frequent 60."""
-        heading, shown = "Which attributes make up each class?", list(range(len(self.class_names)))
-        if len(shown) > PLOTTED:
-            shown = sorted(sorted((c for c in shown if self.counts[c] > 0), key=lambda c: -int(self.counts[c]))[:PLOTTED])
-            heading += f" {len(shown)} of {len(self.class_names):,} classes: those predicted most often"
-        names = [self.class_names[c] for c in shown]
-        return relevance_heatmap(self.relevance[:, shown].numpy(), names, heading=heading, notes=self.notes)
+        """The class-attribute heat map; of many classes the 60 predicted most often, of many attributes the 100 strongest in those."""
+        heading, classes = "Which attributes make up each class?", list(range(len(self.class_names)))
+        if len(classes) > CLASSES_PLOTTED:
+            predicted = [c for c in classes if self.counts[c] > 0] or classes
+            classes = sorted(sorted(predicted, key=lambda c: -int(self.counts[c]))[:CLASSES_PLOTTED])
+            heading += f"\n{len(classes)} of {len(self.class_names):,} classes: those predicted most often"
+        strength = self.relevance[:, classes].nan_to_num().abs().amax(dim=1)
+        attributes = strength.topk(min(ATTRIBUTES_PLOTTED, len(strength))).indices.sort().values.tolist()
+        if len(attributes) < len(strength):
+            heading += f"\n{len(attributes)} of {len(strength)} attributes: the strongest in those"
+        names, shown = [self.class_names[c] for c in classes], self.relevance[:, classes][attributes]
+        return relevance_heatmap(shown.numpy(), names, heading=heading, notes=self.notes, attributes=attributes)
 
     def _repr_html_(self) -> str:
         return as_html([self.plot()], str(self))

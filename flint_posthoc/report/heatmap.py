@@ -103,12 +103,13 @@ def _cell(attribute: int, name: Name, relevance: float, pictured: bool) -> Cell:
 
 
 def _omitted(content: ReportContent, selection: PageSelection) -> tuple[str, ...]:
-    num_classes, num_attributes = len(content.survey.images_of_class), len(selection.served)
+    of_class, num_attributes, shown = content.survey.images_of_class, len(selection.served), len(selection.classes)
+    which = "with images" if shown == sum(images > 0 for images in of_class) else "with most images"
     idle = num_attributes - len(selection.attributes) - selection.left_attributes
     sentences = (
         (
             selection.left_classes,
-            f"Shown are {len(selection.classes)} of {num_classes:,} classes, those with images and of these those with most.",
+            f"Shown are the {shown} classes {which}, of {len(of_class):,}.",
         ),
         (
             selection.left_attributes,

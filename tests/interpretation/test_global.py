@@ -153,14 +153,15 @@ def test_the_heat_map_is_a_figure_and_opens_no_window(explain: FlintExplainer, p
 def test_of_many_classes_those_are_drawn_that_were_predicted() -> None:
     counts = torch.zeros(200, dtype=torch.int64)
     counts[torch.arange(0, 200, 2)] = torch.arange(1, 101)
-    relevance = torch.where(counts > 0, torch.arange(200.0) / 200, torch.nan).expand(3, -1)
+    relevance = torch.where(counts > 0, torch.arange(200.0) / 200, torch.nan) * torch.linspace(0, 1, 150)[:, None]
     names = tuple(f"class {index}" for index in range(200))
     world = GlobalInterpretation(relevance, counts, torch.zeros(200), names, tuple(range(200)))
     figure = world.plot()
     (image,) = figure.axes[0].images
-    assert image.get_array().shape == (3, 60)
+    assert image.get_array().shape == (100, 60)
     assert not np.ma.getmaskarray(image.get_array()).any()
-    assert "60 of 200 classes: those predicted most often" in figure.axes[0].get_title()
+    assert "60 of 200 classes: those predicted most often\n100 of 150 attributes" in figure.axes[0].get_title()
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "φ50"
 
 
 def test_a_history_is_drawn_without_a_window(explain: FlintExplainer, without_pyplot: None) -> None:

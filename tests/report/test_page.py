@@ -143,7 +143,7 @@ def test_limits_hold_and_are_said() -> None:
     left = int((content.survey.world.relevance.nan_to_num().abs().amax(dim=1) > content.threshold).sum()) - 9
     assert page.count('class="card class"') == 7
     assert page.count('<th scope="row"><a') == 9
-    assert "Shown are 7 of 30 classes, those with images and of these those with most." in page
+    assert "Shown are the 7 classes with most images, of 30." in page
     assert f"Shown are the 9 strongest attributes; {left} more have a part." in page
     assert f"{left} weaker attributes are left out." in page
     assert f"{content.pairs_found - 6} of {content.pairs_found} class-attribute pairs are listed without pictures" in page
