@@ -18,7 +18,7 @@ from torch import nn
 from .arrays import Images
 from .artifact import SavedExplainer, load, load_trained_classifier, save
 from .classifier.adapter import ModelAdapter, Normalization, find_adapter
-from .classifier.prepare import ClassifierRequest, PreparedClassifier, prepare, range_notes, synthetic_images
+from .classifier.prepare import ClassifierRequest, PreparedClassifier, as_names, prepare, range_notes, synthetic_images
 from .classifier.taps import check_device, no_trace, resolve_layers, trainable, unchanged_on_error, unwrap
 from .data import Data, FirstPass, is_one_shot, look_at, num_images
 from .errors import ClassifierOutputError, ConfigurationError, DevicePlacementError, FlintWarning, ImageShapeError, NotFitted
@@ -102,7 +102,7 @@ class FlintExplainer(Explanations):
             adapter=self.adapter,
             layers=None if layers is None else resolve_layers(self.model, layers),
             classes=None if classes is None else tuple(map(operator.index, classes)),
-            class_names=_names(class_names),
+            class_names=as_names(class_names),
             normalization=normalization,
             output_kind=output_kind,
         )
@@ -434,16 +434,6 @@ class FlintExplainer(Explanations):
         """Upload what ``save_pretrained`` writes to the Hugging Face hub and return its address."""
         with together():
             return from_main(lambda: upload(self.saved, repo_id, private, token))
-
-
-def _names(given: Iterable[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
-    if isinstance(given, str):
-        raise ConfigurationError(f"class_names must be one name a class, got the single word {given!r}")
-    if isinstance(given, Mapping):
-        if set(given) != set(range(len(given))):
-            raise ConfigurationError(f"class_names as a dict needs the keys 0 to {len(given) - 1}, got {list(given)[:10]}")
-        given = [given[position] for position in range(len(given))]
-    return None if given is None else tuple(map(str, given))
 
 
 def _given(config: Any, **changes: Any) -> Any:

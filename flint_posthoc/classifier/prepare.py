@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..arrays import Images, ImageShape
-from ..errors import ClassNamesError
+from ..errors import ClassNamesError, ConfigurationError
 from ..words import with_notes
 from .adapter import ModelAdapter, Normalization, Suggestion, kind_of
 from .preflight import PROBABILITIES, PreflightRecord, preflight
@@ -141,6 +142,17 @@ def range_notes(request: ClassifierRequest, assumed: Normalization, images: Imag
         f"by the assumed normalisation the pixels of the first images lie between {low:.2f} and {high:.2f}, not in 0 to 1: were they "
         "normalised otherwise? normalization=Normalization(mean, std) sets it",
     )
+
+
+def as_names(given: Iterable[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
+    """Class names in their order. Raises ``ConfigurationError`` for a single word, and for a dict that leaves positions out."""
+    if isinstance(given, str):
+        raise ConfigurationError(f"class_names must be one name a class, got the single word {given!r}")
+    if isinstance(given, Mapping):
+        if set(given) != set(range(len(given))):
+            raise ConfigurationError(f"class_names as a dict needs the keys 0 to {len(given) - 1}, got {list(given)[:10]}")
+        given = [given[position] for position in range(len(given))]
+    return None if given is None else tuple(map(str, given))
 
 
 def synthetic_images(shape: ImageShape, device: torch.device) -> Images:
