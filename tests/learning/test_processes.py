@@ -16,7 +16,7 @@ import pytest
 import small
 import torch
 from spawning import Found, in_processes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from flint_posthoc import FlintExplainer, processes
@@ -286,6 +286,28 @@ def of_another_classifier(folder: Path) -> Any:
     small.explainer(small.tiny(processes.rank())).fit(data(), progress=False)
 
 
+class Normed(small.Tiny):
+    """With batch norm, dropout, and a layer that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop, self.unused = nn.BatchNorm2d(small.CHANNELS), nn.Dropout(0.2), nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.drop(self.norm(images)))
+
+
+def normed_by_design(folder: Path) -> Any:
+    torch.manual_seed(0)
+    model = Normed()
+    model.conv2.bias.requires_grad_(False)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    explain = small.explainer(model, joint=True)
+    explain.fit(data(60), epochs=2, validation=data(20), progress=False)
+    same = {name for name, value in model.state_dict().items() if torch.equal(value, start[name])}
+    return model.state_dict(), [dataclasses.replace(record, seconds=0.0) for record in explain.history], same
+
+
 def too_few(folder: Path) -> Any:
     small.explainer().fit(small.images(1), progress=False)
 
@@ -381,6 +403,7 @@ OTHER = (
     broken_later,
     broken_evaluation,
     of_another_classifier,
+    normed_by_design,
     too_few,
     saved,
     unwritable,
@@ -431,6 +454,12 @@ def test_what_two_processes_cannot_do_is_refused_in_both(others: Found, case: st
     for error in others[case]:
         assert isinstance(error, kind)
         assert message in str(error)
+
+
+def test_a_classifier_that_learns_is_the_same_in_both_with_batch_norm_and_what_does_not_learn(others: Found) -> None:
+    first, second = others["normed_by_design"]
+    assert difference(first[:2], second[:2]) == 0
+    assert first[2] == {"unused.weight", "unused.bias", "conv2.bias"}
 
 
 def test_fewer_images_than_processes_are_refused(others: Found) -> None:
