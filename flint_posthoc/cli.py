@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from .canvas import save as save_figure
 from .errors import ConfigurationError, DataError, FlintError
 from .explainer import FlintExplainer
+from .interpretation.local import class_called
 from .learning.losses import LossWeights
 from .sources.options import LISTS, ClassifierOptions, LoadingOptions, ReadingOptions, SavedOptions
 from .sources.pictures import ImageForm, LabelledPictures, ReadablePictures, open_data, open_picture
@@ -159,15 +160,16 @@ def explain(
     *,
     images: list[Path],
     output: Path = Path("flint-explanations"),
-    for_class: Literal["interpreter", "classifier"] | int = "interpreter",
+    for_class: str = "interpreter",
 ) -> None:
     """Explain the predictions for some pictures: as text, as pictures and as JSON.
 
     Args:
         output: folder to write into.
-        for_class: interpreter (what it predicts), classifier (what that predicts), or the number of a class.
+        for_class: interpreter (what it predicts), classifier (what that predicts), or a class, by name or number.
     """
     explainer, form = saved.load(classifier)
+    wanted = class_called(for_class, explainer.fitted.class_names)
     writable_folder(output)
     stored: dict[str, Any] = {"images": []}
     unreadable: list[str] = []
@@ -175,7 +177,9 @@ def explain(
         pictures = _readable(images[start : start + AT_ONCE], form, unreadable)
         if not pictures:
             continue
-        local = explainer(torch.stack([*pictures.values()]), for_class=for_class)
+        local = explainer(
+            torch.stack([*pictures.values()]), for_class=int(wanted) if isinstance(wanted, str) and wanted.isdecimal() else wanted
+        )
         described = local.to_dict()
         stored = described | {"images": stored["images"]}
         for index, file in enumerate(pictures):

@@ -56,7 +56,8 @@ class Explanations:
         """Why these predictions?
 
         Args:
-            for_class: which class to explain: "interpreter" (g's prediction), "classifier" (f's), one class, or a tensor (B,) of them.
+            for_class: which class to explain: "interpreter" (g's prediction), "classifier" (f's), one class by number or name, or a
+                tensor (B,) of numbers.
 
         Raises:
             ClassSelectionError: a class that does not exist.

@@ -251,6 +251,15 @@ def test_a_broken_file_among_good_ones_does_not_lose_the_others(fitted: Path, tm
     assert "1 of 3 files could not be read" in capsys.readouterr().err
 
 
+def test_a_class_is_called_by_name_or_number(fitted: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = min((folders / "val").rglob("*.png"))
+    command = ["explain", str(file), *MODEL, "--interpreter", str(fitted), "--output", str(tmp_path)]
+    for word in ("7", "classifier"):
+        assert main([*command, "--for-class", word]) == 0
+    assert main([*command, "--for-class", "seven"]) == 2
+    assert "for_class must be 'interpreter', 'classifier', a class, by number or name" in capsys.readouterr().err
+
+
 def test_where_nothing_can_be_read_what_was_there_stays(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     output.mkdir()

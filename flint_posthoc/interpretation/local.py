@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ class AttributeRelevance(NamedTuple):
     relevance: float  # r_{j,x}, in [-1, 1]
     contribution: float  # α_{j,c,x}, in logits
     activation: float  # φ_j(x) ≥ 0
+
+
+PREDICTED = ("interpreter", "classifier")  # whose prediction may be explained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +162,10 @@ def explained_classes(
         ClassSelectionError: another word, a class that does not exist, or a tensor of another length.
     """
     if isinstance(for_class, str):
-        predicted = {"interpreter": interpreter_logits, "classifier": classifier_logits}
+        predicted = dict(zip(PREDICTED, (interpreter_logits, classifier_logits), strict=True))
         if for_class not in predicted:
-            raise ClassSelectionError(f"for_class must be 'interpreter', 'classifier', a class or a tensor of classes, got {for_class!r}")
+            told = "'interpreter', 'classifier', a class, by number or name, or a tensor of classes"
+            raise ClassSelectionError(f"for_class must be {told}, got {for_class!r}")
         return kind.prediction(predicted[for_class])
     batch, num_classes = interpreter_logits.shape
     classes = torch.as_tensor(for_class, device=interpreter_logits.device)
@@ -187,14 +192,28 @@ def explain_attributes(attributes: Attributes, weight: Weight, bias: Bias, class
     return ClassRelevance(alpha, relevance(alpha), bias_share(alpha, bias[classes]))
 
 
+def class_called(word: str, class_names: Sequence[str]) -> str | int:
+    """The position of the class of that name, "interpreter" and "classifier" aside; another word as it is.
+
+    Raises ``ClassSelectionError`` where several have it.
+    """
+    found = [position for position, name in enumerate(class_names) if name == word]
+    if word in PREDICTED or not found:
+        return word
+    if len(found) > 1:
+        raise ClassSelectionError(f"classes {found} are all called {word!r}; name one by its number")
+    return found[0]
+
+
 def interpret_locally(fitted: FittedInterpreter, images: Tensor, for_class: str | int | Tensor) -> LocalInterpretation:
-    """Why these predictions? ``images`` (B, channels, H, W) as the classifier sees them; ``for_class`` as in ``explained_classes``."""
+    """Why these predictions? ``images`` (B, channels, H, W) as the classifier sees them; ``for_class`` as in ``explained_classes``, or a
+    class's name.
+    """
+    wanted = class_called(for_class, fitted.class_names) if isinstance(for_class, str) else for_class
     with said_in_words("the explanation", "explain fewer images at once"):
         batch = fitted.read_together(images)
     kind = fitted.view.kind
-    classes = explained_classes(
-        for_class, kind=kind, classifier_logits=batch.classifier_logits, interpreter_logits=batch.interpreter_logits
-    )
+    classes = explained_classes(wanted, kind=kind, classifier_logits=batch.classifier_logits, interpreter_logits=batch.interpreter_logits)
     head = fitted.interpreter.head
     explanation = explain_attributes(batch.attributes, head.weight.detach(), head.bias.detach(), classes)
     return LocalInterpretation(

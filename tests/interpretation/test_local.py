@@ -80,10 +80,23 @@ def test_one_class_or_one_an_image_can_be_explained(explain: FlintExplainer, pix
     check_against_loops(explain, explain(pixels, for_class=classes.int()), classes.tolist())
 
 
+def test_a_class_can_be_called_by_its_name() -> None:
+    names = ["ant", "bee", "bee", "classifier"]
+    explain, pixels = small.fitted(class_names=names), small.images(6)
+    assert explain(pixels, for_class="ant").explained_class.tolist() == [0] * 6
+    local = explain(pixels, for_class="classifier")
+    assert torch.equal(local.explained_class, local.classifier_class)
+    with pytest.raises(ClassSelectionError, match=r"classes \[1, 2\] are all called 'bee'; name one by its number"):
+        explain(pixels, for_class="bee")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("interpretor", "for_class must be 'interpreter', 'classifier', a class or a tensor of classes, got 'interpretor'"),
+        (
+            "interpretor",
+            "for_class must be 'interpreter', 'classifier', a class, by number or name, or a tensor of classes, got 'interpretor'",
+        ),
         (4, r"for_class must be in 0 to 3, got \[4\]"),
         (-1, r"for_class must be in 0 to 3, got \[-1\]"),
         (True, "got torch.bool"),
