@@ -170,6 +170,7 @@ def explain(
     """
     explainer, form = saved.load(classifier)
     wanted = class_called(for_class, explainer.fitted.class_names)
+    wanted = int(wanted) if isinstance(wanted, str) and wanted.isdecimal() else wanted
     writable_folder(output)
     stored: dict[str, Any] = {"images": []}
     unreadable: list[str] = []
@@ -177,9 +178,7 @@ def explain(
         pictures = _readable(images[start : start + AT_ONCE], form, unreadable)
         if not pictures:
             continue
-        local = explainer(
-            torch.stack([*pictures.values()]), for_class=int(wanted) if isinstance(wanted, str) and wanted.isdecimal() else wanted
-        )
+        local = explainer(torch.stack([*pictures.values()]), for_class=wanted)
         described = local.to_dict()
         stored = described | {"images": stored["images"]}
         for index, file in enumerate(pictures):

@@ -95,7 +95,7 @@ def test_a_class_can_be_called_by_its_name() -> None:
     [
         (
             "interpretor",
-            "for_class must be 'interpreter', 'classifier', a class, by number or name, or a tensor of classes, got 'interpretor'",
+            "'interpreter', 'classifier', a class, by number or name, or a tensor of classes, got 'interpretor'",
         ),
         (4, r"for_class must be in 0 to 3, got \[4\]"),
         (-1, r"for_class must be in 0 to 3, got \[-1\]"),
