@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from .canvas import save as save_figure
 from .errors import ConfigurationError, DataError, FlintError
+from .evaluation.layer_choice import PAIRED
 from .explainer import FlintExplainer
 from .interpretation.local import class_called
 from .learning.losses import LossWeights
@@ -76,7 +77,7 @@ def layers(
         if pictures is None:
             raise ConfigurationError("--measure needs --data, pictures to fit and to judge on")
         found = explainer.preflight
-        choices = 5 + len(found.good_layers if found else ())
+        choices = 1 + len(found.good_layers if found else ()) + PAIRED
         print(f"\nmeasuring up to {choices} choices, {folds} fits each: minutes for small pictures, longer for photographs", flush=True)
         compared = explainer.compare_layers(loading.loader(pictures, form, class_names), folds=folds, progress=_on_terminal())
         print("", compared, sep="\n")

@@ -93,7 +93,8 @@ def batches(
 
 def folders_of(data: Data) -> int | None:
     """How many classes a data set as torchvision's counts its labels by; ``None`` where it does not say, or changes them."""
-    source = data.dataset if isinstance(data, DataLoader) else data
+    whole = data.data if isinstance(data, FirstPass) else data
+    source = whole.dataset if isinstance(whole, DataLoader) else whole
     while isinstance(source, Subset):
         source = source.dataset
     names = getattr(source, "classes", None)
@@ -117,7 +118,7 @@ class FirstPass:
     """
 
     def __init__(self, data: Data) -> None:
-        self._rest = readable(iterable(data))
+        self.data, self._rest = data, readable(iterable(data))
         self._head = list[Any]()
         for item in self._rest:
             self._head.append(item)

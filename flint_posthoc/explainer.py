@@ -108,7 +108,7 @@ class FlintExplainer(Explanations):
         )
         self._prepared: PreparedClassifier | None = None
         self._saved: SavedExplainer | None = None
-        self._stamp = weights_stamp(self.model)
+        self._stamp, self._altered = weights_stamp(self.model), False  # since the fit
         if device is not None:
             self.to(device)
         self._prepare_early(input_size)
@@ -143,17 +143,13 @@ class FlintExplainer(Explanations):
 
     @property
     def fitted(self) -> FittedInterpreter:
-        """The fitted interpreter with its classifier. Raises ``NotFitted``; warns where the classifier's weights have changed since."""
-        saved, stamp = self.saved, weights_stamp(self.model)
-        if stamp == self._stamp or any(parameter.is_meta for parameter in self.model.parameters()):
-            return saved.fitted
-        self._stamp, others = stamp, saved.fitted.notes
-        notes = tuple(note for note in others if note != OTHER_WEIGHTS)
-        if fingerprint(self.model) != saved.classifier:
-            notes += (OTHER_WEIGHTS,)
-            warnings.warn(OTHER_WEIGHTS, FlintWarning, stacklevel=3)
-        self._saved = dataclasses.replace(saved, fitted=dataclasses.replace(saved.fitted, notes=notes))
-        return self._saved.fitted
+        """The fitted interpreter with its classifier; it says so, and warns, where that has other weights by now. Raises ``NotFitted``."""
+        fitted, stamp = self.saved.fitted, weights_stamp(self.model)
+        if stamp != self._stamp and not any(parameter.is_meta for parameter in self.model.parameters()):
+            self._stamp, self._altered = stamp, fingerprint(self.model) != self.saved.classifier
+            if self._altered:
+                warnings.warn(OTHER_WEIGHTS, FlintWarning, stacklevel=3)
+        return dataclasses.replace(fitted, notes=(*fitted.notes, OTHER_WEIGHTS)) if self._altered else fitted
 
     @property
     def interpreter(self) -> Interpreter:
@@ -192,10 +188,10 @@ class FlintExplainer(Explanations):
             raise DevicePlacementError(f"cannot move the classifier to {device!r}: {error}") from error
         self.device = check_device(self.model)
         if self._saved is not None:
-            fitted = dataclasses.replace(
-                self.fitted, interpreter=self.interpreter.to(self.device), class_means=self.fitted.class_means.to(self.device)
-            )
-            self._saved = dataclasses.replace(self._saved, fitted=fitted)
+            known = self._saved.fitted
+            interpreter, means = known.interpreter.to(self.device), known.class_means.to(self.device)
+            moved = dataclasses.replace(known, interpreter=interpreter, class_means=means)
+            self._saved = dataclasses.replace(self._saved, fitted=moved)
         return self
 
     # ---- learning ----
@@ -278,7 +274,7 @@ class FlintExplainer(Explanations):
             joint=self.joint,
         )
         self._saved = SavedExplainer(fitted, result.history, self.config, fingerprint(self.model))
-        self._stamp = weights_stamp(self.model)
+        self._stamp, self._altered = weights_stamp(self.model), False
         return result.history
 
     def cache(

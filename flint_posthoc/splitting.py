@@ -29,7 +29,7 @@ from torch.utils.data import (
 from . import processes
 from .data import Data
 from .errors import DataError, EmptyDataError
-from .loading import BATCH_SIZE, changed_loader, collate, images_in, is_map_style, is_one_batch, iterable
+from .loading import BATCH_SIZE, changed_loader, collate, images_in, is_map_style, is_one_batch, iterable, parts_of
 from .randomness import preserved_random_state
 
 _KNOWN_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -130,8 +130,9 @@ def _is_list(data: Data) -> bool:
 
 
 def _part_of_batch(data: Any) -> Part:
-    _require_same_data(data, images_in(data))
-    own = processes.share(images_in(data))
+    images, _ = parts_of(data) or (data, None)
+    _require_same_data(images[:1], len(images))
+    own = processes.share(len(images))
     return Part(_own_slice(data), own.start, not own)
 
 

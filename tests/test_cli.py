@@ -143,7 +143,11 @@ def test_folders_of_pictures_are_read_by_split_and_scaled(folders: Path, tmp_pat
     found = json.loads(figures.read_text())
     assert found["samples"] == len(list((folders / "val").rglob("*.png")))
     assert found["classifier_accuracy"] is not None
-    assert "labels are left out" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "labels are left out" not in said.err
+    assert "no val/ or test/" not in said.out
+    assert main(["evaluate", *MODEL, "--interpreter", str(output), "--data", str(folders / "train")]) == 0
+    assert "train has no val/ or test/ in it; figures flatter an interpreter" in capsys.readouterr().out
 
 
 def test_demo_prints_what_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -524,7 +524,7 @@ def test_the_final_model_can_be_quantised() -> None:
     torch.testing.assert_close(lighter(pixels), final(pixels), rtol=0.2, atol=0.2)
 
 
-def test_a_classifier_with_other_weights_is_said_to_have_them_until_it_has_the_old_ones_again() -> None:
+def test_a_classifier_with_other_weights_is_said_to_have_them_until_it_has_the_old_ones_again(tmp_path: Path) -> None:
     explain, pixels = small.fitted(), small.images(8)
     weights = copy.deepcopy(explain.model.state_dict())
     assert OTHER_WEIGHTS not in explain(pixels).notes
@@ -533,8 +533,10 @@ def test_a_classifier_with_other_weights_is_said_to_have_them_until_it_has_the_o
     with pytest.warns(FlintWarning, match="other weights now"):
         assert OTHER_WEIGHTS in explain(pixels).notes
     assert OTHER_WEIGHTS in explain.evaluate(pixels).notes  # said, but warned of once
+    explain.save_pretrained(tmp_path)
     explain.model.load_state_dict(weights)
     assert OTHER_WEIGHTS not in explain(pixels).notes
+    assert OTHER_WEIGHTS not in FlintExplainer.from_pretrained(tmp_path, explain.model)(pixels).notes  # of what was saved meanwhile
 
 
 def test_a_classifier_whose_head_was_replaced_is_not_explained() -> None:
@@ -590,6 +592,13 @@ def test_labels_of_other_classes_than_the_explained_are_left_out() -> None:
     for data in (folder, DataLoader(folder, batch_size=4), DataLoader(Subset(folder, range(6)), batch_size=4)):
         with pytest.warns(FlintWarning, match="the data set has 2 classes, 4 are explained"):
             assert explain.evaluate(data).classifier_accuracy is None
+    for cache in ("memory", "off"):
+        other = small.explainer()
+        with pytest.warns(FlintWarning, match="the data set has 2 classes, 4 are explained"):
+            other.fit(DataLoader(folder, batch_size=8, shuffle=True), max_steps=2, cache=cache, progress=False)
+        unlabelled = small.explainer()
+        unlabelled.fit(DataLoader(TensorDataset(pixels), batch_size=8, shuffle=True), max_steps=2, cache=cache, progress=False)
+        torch.testing.assert_close(other.fitted.class_means, unlabelled.fitted.class_means)
     folder.target_transform = lambda label: label + 2
     assert explain.evaluate(folder).classifier_accuracy is not None
 

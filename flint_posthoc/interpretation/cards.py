@@ -157,9 +157,8 @@ def _drawn(
         started = time.monotonic()
         if deadline <= started + seconds_each:
             break
-        room = (
-            (deadline - started) / seconds_each if seconds_each else maximization.batch_size / 4
-        )  # the first ones tell how long they take
+        first = maximization.batch_size / 4  # they tell how long one takes
+        room = (deadline - started) / seconds_each if seconds_each else first
         size = min(maximization.batch_size, max(1, int(room)))
         chosen, order = order[:size], order[size:]
         pictures = _pictures(fitted, [cards[index] for index in chosen], maximization)

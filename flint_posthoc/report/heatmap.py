@@ -107,10 +107,7 @@ def _omitted(content: ReportContent, selection: PageSelection) -> tuple[str, ...
     which = "with images" if shown == sum(images > 0 for images in of_class) else "with most images"
     idle = num_attributes - len(selection.attributes) - selection.left_attributes
     sentences = (
-        (
-            selection.left_classes,
-            f"Shown are the {shown} classes {which}, of {len(of_class):,}.",
-        ),
+        (selection.left_classes, f"Shown are the {shown} classes {which}, of {len(of_class):,}."),
         (
             selection.left_attributes,
             f"Shown are the {len(selection.attributes)} strongest attributes; {selection.left_attributes:,} more have a part.",
