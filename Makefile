@@ -103,6 +103,7 @@ paper-ablations: $(INSTALLED)  ## eta against zeta with the conciseness curves, 
 	$(PAPER).ablations readings --tasks mnist fashion_mnist --validation --modes post-hoc $(PAPER_PLACES)
 	$(PAPER).ablations readings --tasks mnist fashion_mnist --modes post-hoc $(PAPER_PLACES)
 	$(PAPER).ablations temperatures --tasks mnist fashion_mnist --validation --modes post-hoc $(PAPER_PLACES)
+	$(PAPER).ablations by-design --tasks mnist fashion_mnist --validation --epochs 5 $(PAPER_PLACES)
 
 paper-questions: $(INSTALLED)  ## top-k agreement, disagreement, shuffling, faithfulness, stability
 	for question in agreement disagreement shuffling faithfulness; do \

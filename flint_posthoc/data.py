@@ -65,7 +65,8 @@ def batches(
         num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
             Where the data set names another number of classes, as a folder of ten beside an ImageNet classifier, its labels are left out.
         labels: "required": classes. "targets": one-hot and soft ones (B, num_classes) too. "counted": those too, or none; other (B, n) are
-            left out, with one warning a pass. "optional": the same, each row of shares as its largest class. "ignored": none is looked at.
+            left out, with one warning a pass. "optional": the same, each row of shares as its largest class. "label_sets": 0 or 1 for each
+            image and class (B, num_classes). "ignored": none is looked at.
 
     Raises:
         EmptyDataError, BatchFormatError, ImageShapeError, NonFinitePixelsError, MissingLabelsError, LabelRangeError; each but the first
@@ -126,9 +127,9 @@ class FirstPass:
                 break
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
-    def require_labels(self, num_classes: int) -> None:
-        """Raise ``MissingLabelsError``, ``LabelRangeError`` or ``BatchFormatError`` unless the first batch has labels, hard or soft."""
-        next(batches(self._head, device="cpu", num_classes=num_classes, labels="targets"))
+    def require_labels(self, num_classes: int, labels: Labels) -> None:
+        """Raise ``MissingLabelsError``, ``LabelRangeError`` or ``BatchFormatError`` unless the first batch has such ``labels``."""
+        next(batches(self._head, device="cpu", num_classes=num_classes, labels=labels))
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._head

@@ -47,7 +47,7 @@ from .splitting import own_part
 from .storage import fingerprint, weights_stamp
 
 _SHORT_OF_MEMORY = partial(said_in_words, "the fit", "keep activations on disk (cache='disk'), tap later layers, or read smaller batches")
-JOINT_NOTE = "the classifier was trained together with its interpreter"
+JOINT_NOTE = "the classifier was trained together with an interpreter"
 OTHER_WEIGHTS = "the classifier has other weights now than those that its interpreter was fitted to: fit again, or load them back"
 
 
@@ -254,12 +254,10 @@ class FlintExplainer(Explanations):
             first_images = from_main(lambda: first_pass.images)
             prepared = self._prepare(first_images)
             notes = (*prepared.notes, *range_notes(self._request, prepared.normalization, first_images))
+            read = prepared.view.labels("targets" if self.joint else "counted")
             if self.joint:
-                if not prepared.view.kind.one_label:
-                    raise ConfigurationError("joint=True needs one class an image; a multi-label classifier is explained post-hoc")
-                first_pass.require_labels(prepared.view.num_classes)
+                first_pass.require_labels(prepared.view.num_classes, read)
             if validation is not None:
-                read = prepared.view.labels("targets" if self.joint else "counted")
                 look_at(validation, prepared.image_shape, prepared.view.num_classes, read)
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)

@@ -13,11 +13,11 @@ from torch import Tensor
 from .errors import BatchFormatError, FlintWarning, LabelRangeError, MissingLabelsError
 from .loading import describe
 
-Labels: TypeAlias = Literal["optional", "counted", "required", "targets", "ignored"]
+Labels: TypeAlias = Literal["optional", "counted", "required", "targets", "label_sets", "ignored"]
 
 
 def class_of(labels: Tensor) -> Tensor:
-    """The class (b,) that each image counts under: the label, or of a soft one the largest share."""
+    """The class (b,) that each image counts under: the label, of a soft one the largest share, of several the first."""
     return labels if labels.dim() == 1 else labels.argmax(dim=1)
 
 
@@ -53,6 +53,19 @@ def _targets(labels: Any, count: int, num_classes: int | None, place: str) -> Te
             f"{place}: soft labels are {describe(labels)}; expected shape ({count}, {num_classes}), no negative share, rows that sum to 1"
         )
     return wide
+
+
+def _label_sets(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor:
+    """(b, num_classes), float32 in [0, 1]: of each image and label whether it has it."""
+    if labels is None:
+        raise MissingLabelsError(f"{place} has no labels, and they are needed here; expected (images, labels) or a dict with 'labels'")
+    sets = torch.as_tensor(labels).float() if isinstance(labels, Tensor | np.ndarray) else torch.empty(0)
+    if tuple(sets.shape) != (count, num_classes) or not bool(((sets >= 0) & (sets <= 1)).all()):
+        raise BatchFormatError(
+            f"{place}: labels of a multi-label classifier are {describe(labels)}; expected shape ({count}, {num_classes}), "
+            "1 where the image has the label and 0 where it has not"
+        )
+    return sets
 
 
 def _counted_labels(labels: Any, count: int, num_classes: int | None, place: str) -> Tensor | None:
@@ -94,6 +107,7 @@ LABEL_POLICIES: dict[str, Callable[[Any, int, int | None, str], Tensor | None]] 
     "counted": _counted_labels,
     "required": _required_labels,
     "targets": _targets,
+    "label_sets": _label_sets,
     "ignored": _ignored_labels,
 }
 

@@ -29,7 +29,7 @@ INTERPRETER = InterpreterConfig(
 CONFIG = FlintConfig(
     interpreter=INTERPRETER,
     settings=FitSettings(batch_size=8, max_steps=12, learning_rate=2e-3),
-    joint=JointSettings(refine_steps=0),
+    joint=JointSettings(refit_steps=0),
 )
 
 

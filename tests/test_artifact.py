@@ -84,7 +84,7 @@ def test_a_loaded_explainer_is_fitted_again_with_the_same_layers_and_classes(tmp
 def test_the_next_fit_starts_from_the_same_settings(tmp_path: Path) -> None:
     model, config = small.tiny(), presets.authors("mnist")
     config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, epochs=1), interpreter=small.CONFIG.interpreter)
-    explain = small.fitted(model, config=dataclasses.replace(config, joint=JointSettings(class_weights=(1, 0.5, 2, 1), refine_steps=3)))
+    explain = small.fitted(model, config=dataclasses.replace(config, joint=JointSettings(class_weights=(1, 0.5, 2, 1), refit_steps=3)))
     loaded = FlintExplainer.from_pretrained(explain.save_pretrained(tmp_path), model)
     assert loaded.config == explain.config
     explain.fit(small.images(), batch_size=8, progress=False)

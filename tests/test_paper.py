@@ -376,7 +376,7 @@ def test_an_experiment_runs_and_is_made_once(
     task = dataclasses.replace(TASKS[key], network=small_network, num_attributes=3, batch_size=6)
     known = task.config()
     quick = dataclasses.replace(known, settings=FitSettings(max_steps=3))
-    quick_design = dataclasses.replace(known, joint=dataclasses.replace(known.joint, refine_steps=3))
+    quick_design = dataclasses.replace(known, joint=dataclasses.replace(known.joint, refit_steps=3))
 
     def run() -> tuple[FlintExplainer, FlintExplainer]:
         fits = Fits(task, tmp_path, tmp_path / "made", epochs=1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..arrays import ClassIndex, Images, ImageShape, Logits, Members, PerImage, PerImageFlag, Scalar
 from ..errors import ClassifierOutputError, ConfigurationError, UnsupportedClassifierError
+from ..labels import class_of
 
 ENTRY_POINTS = "flint_posthoc.adapters"
 
@@ -132,8 +133,12 @@ class OutputKind(Protocol):
         """Where two sets of logits lead to the same decision."""
         ...
 
-    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
-        """L_pred, used with ``joint=True`` only."""
+    def right(self, logits: Logits, labels: Tensor) -> PerImageFlag:
+        """Where the decision is what the labels say."""
+        ...
+
+    def label_loss(self, logits: Logits, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Scalar:
+        """L_pred, used with ``joint=True`` only; ``weight``: one number a class."""
         ...
 
 
@@ -163,8 +168,11 @@ class Categorical:
     def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
         return first.argmax(dim=1) == second.argmax(dim=1)
 
-    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
-        return F.cross_entropy(logits, labels)
+    def right(self, logits: Logits, labels: Tensor) -> PerImageFlag:
+        return self.prediction(logits) == class_of(labels)
+
+    def label_loss(self, logits: Logits, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Scalar:
+        return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
 
 
 @dataclass(frozen=True)
@@ -181,9 +189,9 @@ class Binary(Categorical):
 
 @dataclass(frozen=True)
 class Multilabel:
-    """C labels, each with a sigmoid of its own, of which an image may have several or none; L_of is summed over them.
+    """C labels, each with a sigmoid of its own, of which an image may have several or none; L_of and L_pred are summed over them.
 
-    Decisions agree where all labels do. Explained unless another one is asked for: the label with the largest logit.
+    Decisions agree, and are right, where all labels are. Explained unless another one is asked for: the label with the largest logit.
     """
 
     name: str = "multilabel"
@@ -208,8 +216,12 @@ class Multilabel:
     def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
         return ((first > 0) == (second > 0)).all(dim=1)
 
-    def label_loss(self, logits: Logits, labels: Tensor) -> Scalar:
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+    def right(self, logits: Logits, labels: Tensor) -> PerImageFlag:
+        return ((logits > 0) == (labels > 0.5)).all(dim=1)
+
+    def label_loss(self, logits: Logits, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Scalar:
+        smoothed = labels.to(logits) * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smoothed, weight, reduction="none").sum(dim=1).mean()
 
 
 OUTPUT_KINDS: dict[str, OutputKind] = {kind.name: kind for kind in (Categorical(), Binary(), Multilabel())}

@@ -140,8 +140,10 @@ class ClassifierView:
         return torch.isin(self.kind.prediction(logits), torch.tensor(self.class_ids, device=logits.device))
 
     def labels(self, wanted: Labels) -> Labels:
-        """What is read of the labels in data: nothing where an image may have several."""
-        return wanted if self.kind.one_label else "ignored"
+        """What is read of the labels in data: where an image may have several, all of them if they are targets, else none."""
+        if self.kind.one_label:
+            return wanted
+        return "label_sets" if wanted == "targets" else "ignored"
 
     @contextmanager
     def frozen(self, *, bfloat16: bool = False) -> Iterator[OpenView]:

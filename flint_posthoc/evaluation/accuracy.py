@@ -13,7 +13,6 @@ from ..arrays import Logits
 from ..data import Data
 from ..errors import ClassifierOutputError
 from ..interpreter.fitted import FittedInterpreter, ReadBatch
-from ..labels import class_of
 from ..words import percent, plain, with_notes
 from .estimates import LEVEL, Interval, paired_interval, sign_test
 from .rivals import rival
@@ -73,9 +72,9 @@ def accuracy_counts(fitted: FittedInterpreter, batch: ReadBatch, reference_logit
     finite = reference_logits.isfinite().all(dim=1)
     if not finite.all():
         raise ClassifierOutputError(f"the reference's logits are not finite for {int((~finite).sum())} of {len(finite)} images")
-    kind, f_logits, truth = fitted.view.kind, batch.classifier_logits.cpu(), class_of(batch.labels).cpu()  # type: ignore[arg-type]
+    kind, f_logits, labels = fitted.view.kind, batch.classifier_logits.cpu(), batch.labels.cpu()  # type: ignore[union-attr]
     answers = (f_logits, batch.interpreter_logits.cpu(), reference_logits)
-    f_right, g_right, other_right = (kind.prediction(logits) == truth for logits in answers)
+    f_right, g_right, other_right = (kind.right(logits, labels) for logits in answers)
     flags = {
         "classifier": f_right,
         "interpreter": g_right,
@@ -84,7 +83,7 @@ def accuracy_counts(fitted: FittedInterpreter, batch: ReadBatch, reference_logit
         "only_reference": other_right & ~f_right,
         "agreeing": kind.agreement(f_logits, reference_logits),
     }
-    return Counter({"samples": len(truth)} | {name: int(flag.sum()) for name, flag in flags.items()})
+    return Counter({"samples": len(labels)} | {name: int(flag.sum()) for name, flag in flags.items()})
 
 
 def conclude_accuracy(counts: Counter[str], notes: tuple[str, ...] = ()) -> AccuracyComparison:
@@ -106,7 +105,7 @@ def conclude_accuracy(counts: Counter[str], notes: tuple[str, ...] = ()) -> Accu
 
 @torch.no_grad()
 def compare_accuracy(fitted: FittedInterpreter, reference: nn.Module, data: Data) -> AccuracyComparison:
-    """f's accuracy beside that of ``reference``, in one pass over ``data``, which needs labels (classes, one-hot or soft).
+    """f's accuracy beside that of ``reference``, in one pass over ``data``, which needs labels (classes, one-hot or soft; label sets).
 
     Args:
         reference: f as it was before it learnt beside its interpreter, or a classifier trained without one. It has f's outputs, or the
@@ -114,10 +113,9 @@ def compare_accuracy(fitted: FittedInterpreter, reference: nn.Module, data: Data
 
     Raises:
         MissingLabelsError: images without labels. DataError.
-        ConfigurationError: ``reference`` is f itself, or gives another number of classes; f is a multi-label classifier.
+        ConfigurationError: ``reference`` is f itself, or gives another number of classes.
         ClassifierOutputError: its logits, or f's, are not finite.
     """
-    fitted.require_one_label("accuracy")
     counts: Counter[str] = Counter()
     with rival(reference, fitted, "reference", "a copy made before it learnt, or a network trained without an interpreter") as logits:
         for batch in fitted.read(data, labels="targets"):

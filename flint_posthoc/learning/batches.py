@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..arrays import Activations, Images, ImageShape, Logits
+from ..arrays import Activations, Images, ImageShape, Logits, PerImageFlag
 from ..classifier.view import ClassifierView, OpenView, ViewPass
 from ..data import Batch, Data, batches
 from ..errors import EmptyDataError
@@ -31,11 +31,16 @@ class LearningBatch(NamedTuple):
     target: Images  # the classifier's input at the decoder's resolution
     classes: Tensor  # (b,) the class an image counts under: its label, or f's prediction where there is none
     prediction: Tensor | None = None  # L_pred of these images, with its graph; by design only
+    right: PerImageFlag | None = None  # where f's decision is what the labels say; by design only
 
     def to(self, device: torch.device) -> LearningBatch:
         """The same batch on ``device``."""
-        return LearningBatch(
-            tuple(maps.to(device) for maps in self.activations), self.logits.to(device), self.target.to(device), self.classes.to(device)
+        return self._replace(
+            activations=tuple(maps.to(device) for maps in self.activations),
+            logits=self.logits.to(device),
+            target=self.target.to(device),
+            classes=self.classes.to(device),
+            right=None if self.right is None else self.right.to(device),
         )
 
     def stored_as(self, dtype: torch.dtype) -> LearningBatch:
@@ -77,7 +82,8 @@ class LearningBatch(NamedTuple):
             return parts[0]
         maps = tuple(torch.cat(tap) for tap in zip(*(part.activations for part in parts), strict=True))
         logits, target, classes = (torch.cat(column) for column in zip(*(part[1:4] for part in parts), strict=True))
-        return cls(maps, logits, target, classes)
+        flags = [part.right for part in parts if part.right is not None]
+        return cls(maps, logits, target, classes, right=torch.cat(flags) if flags else None)
 
     def rows(self, index: Tensor | slice) -> LearningBatch:
         """The images at ``index``, in that order; maps keep their memory format."""
@@ -147,13 +153,14 @@ class BatchReader(NamedTuple):
     def _passed(self, batch: Batch, run: OpenView, part: slice) -> LearningBatch:
         images = batch.images[part]
         result = run(images)
-        classes = self.view.kind.prediction(result.logits) if batch.labels is None else class_of(batch.labels[part])
-        return self.learning_batch(images, result, classes)
+        return self.learning_batch(images, result, None if batch.labels is None else batch.labels[part])
 
-    def learning_batch(self, images: Images, passed: ViewPass, classes: Tensor, prediction: Tensor | None = None) -> LearningBatch:
+    def learning_batch(self, images: Images, passed: ViewPass, labels: Tensor | None, prediction: Tensor | None = None) -> LearningBatch:
         """What f's pass over ``images`` gave, at the resolutions of Ψ and d."""
-        target = area_resize(images, self.resolution)
-        return LearningBatch(self.reduce(passed.activations), passed.logits, target, classes, prediction)
+        kind, logits = self.view.kind, passed.logits
+        classes = kind.prediction(logits) if labels is None else class_of(labels)
+        right = None if labels is None or self.labels != "targets" else kind.right(logits, labels)
+        return LearningBatch(self.reduce(passed.activations), logits, area_resize(images, self.resolution), classes, prediction, right)
 
 
 @dataclass(frozen=True)

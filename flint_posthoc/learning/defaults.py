@@ -27,7 +27,7 @@ class Defaults(NamedTuple):
 
 SMALL_IMAGES = Defaults(least_steps=1000, learning_rate=2e-3, eta=0.2, temperature=2.0)
 PHOTOGRAPHS = Defaults(least_steps=350, learning_rate=6e-3, eta=0.05, temperature=1.0)
-BY_DESIGN = Defaults(least_steps=1000, learning_rate=2e-3, eta=0.05, temperature=1.0)
+PHOTOGRAPHS_BY_DESIGN = PHOTOGRAPHS._replace(least_steps=1000, learning_rate=2e-3)
 
 
 def automatic_num_attributes(num_classes: int) -> int:

@@ -18,7 +18,7 @@ from ..data import augments, is_one_shot
 from ..errors import ClassifierOutputError, ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import autocast, lowered
-from ..processes import is_main, require_same, sum_
+from ..processes import is_main, require_same
 from ..randomness import seed_global_states
 from ..splitting import own_part
 from ..storage import fingerprint
@@ -42,7 +42,7 @@ from .presets import FlintConfig
 from .request import FitRequest
 from .trainer import BatchSource, Trainer
 
-REFINE_RATE = 0.5  # of the learning rate, once f is done: at the full one g forgets what it had
+REFITTED = "once the classifier was done, an interpreter was fitted to it anew"
 
 
 class FitResult(NamedTuple):
@@ -67,15 +67,40 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     Raises:
         DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
     """
+    with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
+        result = _begun(prepared, num_attributes, config, request, device).run()
+        if request.joint and config.joint.refit_steps:
+            result = _refitted(result, prepared, config, request)
+    if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
+        result.interpreter.centre_head()
+    result.interpreter.eval().requires_grad_(False)
+    return result
+
+
+def _begun(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, request: FitRequest, device: torch.device) -> _Fit:
+    """A fit of an untrained interpreter."""
     config = config.chosen(photographs=is_photograph(prepared.image_shape), joint=request.joint)
     seed_global_states(config.settings.seed)
     interpreter = new_interpreter(prepared, num_attributes, config).to(device)
     reader = batch_reader_for(interpreter, prepared, device, request.precision, joint=request.joint)
-    with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
-        history, summary = _Fit(interpreter, reader, prepared, config, request).run()
-    if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
-        interpreter.centre_head()
-    return FitResult(interpreter.eval().requires_grad_(False), summary, history)
+    return _Fit(interpreter, reader, prepared, config, request)
+
+
+def _refitted(made: FitResult, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest) -> FitResult:
+    """Another interpreter, of f as it will be used: frozen, in evaluation mode. ``made`` has only seen it change."""
+    settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refit_steps)
+    request = dataclasses.replace(
+        request,
+        first_pass=own_part(request.data).needed(),
+        cache="off" if augments(request.data) else "auto",
+        checkpoint_dir=None,
+        resume=False,
+        joint=False,
+    )
+    number, device = made.interpreter.num_attributes, made.interpreter.head.weight.device
+    result = _begun(prepared, number, dataclasses.replace(config, settings=settings), request, device).run()
+    history = made.history.followed_by(result.history)
+    return result._replace(history=dataclasses.replace(history, notes=(*history.notes, REFITTED)))
 
 
 @dataclass(frozen=True)
@@ -88,14 +113,14 @@ class _Fit:
     config: FlintConfig
     request: FitRequest
 
-    def run(self) -> tuple[FitHistory, DataSummary]:
+    def run(self) -> FitResult:
         """Whichever was asked for."""
         if not self.request.joint:
             return self.post_hoc()
         reader = self.reader._replace(labels="targets", max_channels=None)  # components change with f
         return dataclasses.replace(self, reader=reader).by_design()
 
-    def post_hoc(self) -> tuple[FitHistory, DataSummary]:
+    def post_hoc(self) -> FitResult:
         """The interpreter learns from a frozen f, from the beginning."""
         with self.source() as (source, summary):
             learner = Learner(self.interpreter, source.components)
@@ -105,9 +130,9 @@ class _Fit:
             validation = validation_of(self.reader, self.request, learner.reads)
             history = self.trainer(learner.module, source, summary, validation).fit(resume=self.request.resume)
             learner.finish()
-            return _noted(history, source), summary
+            return FitResult(self.interpreter, summary, _noted(history, source))
 
-    def by_design(self) -> tuple[FitHistory, DataSummary]:
+    def by_design(self) -> FitResult:
         """f, in training mode and with parameters that ask for gradients, learns beside the interpreter."""
         request, reader = self.request, self.reader
         self.check_by_design()
@@ -121,13 +146,12 @@ class _Fit:
         _, before = accuracy_of(reader, judged)
         validation = None if request.validation is None else fresh_passes(reader, request.validation)
         history = self.trainer(self.interpreter, source, summary, validation).fit(resume=request.resume)
-        if self.config.joint.refine_steps:
-            history = history.followed_by(self.refined())
         samples, after = accuracy_of(reader, judged)
         account = AccuracyChange("training" if request.validation is None else "validation", samples, before, after)
         frozen = frozen_parts(self.prepared.view.model)
         notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
-        return dataclasses.replace(history, notes=(*history.notes, *notes), account=account), summary
+        history = dataclasses.replace(history, notes=(*history.notes, *notes), account=account)
+        return FitResult(self.interpreter, summary, history)
 
     def check_by_design(self) -> None:
         """Raises for what is good enough for a post-hoc fit only."""
@@ -135,29 +159,6 @@ class _Fit:
             raise ClassifierOutputError(f"{PROBABILITIES}: L_pred and L_of would take a second softmax or sigmoid of it")
         if is_one_shot(self.request.data) or (self.request.validation is not None and is_one_shot(self.request.validation)):
             raise ConfigurationError("joint=True reads the data in every epoch, but this iterator can be read only once; use a DataLoader")
-
-    def refined(self) -> FitHistory:
-        """The interpreter learns on, f as it will be used: frozen, in evaluation mode. All loss weights stay as the schedule left them."""
-        # A shuffling loader's order in the cache hangs on the global state, and an interrupted fit gets here by another way.
-        seed_global_states(self.config.settings.seed)
-        fit = self.refinement()
-        with fit.source() as (source, summary):
-            validation = validation_of(fit.reader, fit.request, lambda batch: batch)
-            seed_global_states(self.config.settings.seed)  # reading draws from it, and several processes read otherwise
-            notes = () if fit.config.settings.revive_after is None else _restart_silent(fit.interpreter, source)
-            history = _noted(fit.trainer(fit.interpreter, source, summary, validation).fit(), source)
-            return dataclasses.replace(history, notes=(*history.notes, *notes))
-
-    def refinement(self) -> _Fit:
-        """What is asked for once f is done."""
-        data, rate = self.request.data, REFINE_RATE * self.config.settings.peak
-        settings = dataclasses.replace(self.config.settings, epochs=None, max_steps=self.config.joint.refine_steps, learning_rate=rate)
-        config = dataclasses.replace(self.config, settings=settings, schedule=self.config.schedule_of(joint=True).at_its_end())
-        cache = "off" if augments(data) else "auto"
-        request = dataclasses.replace(
-            self.request, first_pass=own_part(data).needed(), cache=cache, checkpoint_dir=None, resume=False, joint=False
-        )
-        return dataclasses.replace(self, config=config, request=request)
 
     def source(self) -> contextlib.AbstractContextManager[tuple[CachedBatches | LiveBatches, DataSummary]]:
         """Mini-batches for a frozen f."""
@@ -215,20 +216,6 @@ def _noted(history: FitHistory, source: BatchSource) -> FitHistory:
 def _note(source: BatchSource) -> str | None:
     """What is to be said of where the activations were kept."""
     return source.cache.note if isinstance(source, CachedBatches) else None
-
-
-@torch.no_grad()
-def _restart_silent(interpreter: Interpreter, source: BatchSource) -> tuple[str, ...]:
-    """Begin attributes anew that no image activates any more: f moved away from them while it learnt. What is to be said of it."""
-    interpreter.eval()
-    fired = torch.zeros(interpreter.num_attributes, dtype=torch.bool, device=interpreter.head.weight.device)
-    for batch in source.epoch(-1):
-        fired |= (interpreter.attributes_and_logits(tuple(maps.float() for maps in batch.activations))[0] > 0).any(dim=0)
-    fired = sum_(fired.long()) > 0
-    if fired.all():
-        return ()
-    interpreter.restart(~fired, initial_activations(source))
-    return (f"{int((~fired).sum())} of {len(fired)} attributes had fallen silent while the classifier learnt, and were begun anew",)
 
 
 def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) -> tuple[str, ...]:

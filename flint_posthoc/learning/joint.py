@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arrays import Images, Logits, Scalar
@@ -19,13 +18,12 @@ from ..classifier.adapter import OutputKind
 from ..classifier.view import OpenView, ViewPass
 from ..data import Batch, Data
 from ..errors import BatchFormatError, ClassifierOutputError, ConfigurationError, TrainingDivergedError
-from ..labels import class_of
 from ..memory import Halving, at_once
 from ..processes import sum_
 from ..splitting import own_part, own_slices
 from .batches import BatchReader, LearningBatch
 
-PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,) or shares (b, C)
+PredictionLoss: TypeAlias = Callable[[Logits, Tensor], Scalar]  # of logits (b, C) and classes (b,), shares or label sets (b, C)
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,13 @@ class JointSettings:
         weight_decay: of f.
         prediction_weight: of L_pred beside L_int. It keeps f to its labels and leaves the interpreter's own learning as it is; the more of
             it, the nearer f is to a classifier trained alone. 1: the paper.
-        label_smoothing, class_weights: of the cross entropy that L_pred is by default.
-        prediction_loss: L_pred itself, in place of that: (logits (b, C), classes (b,) or shares (b, C)) → a mean.
+        label_smoothing, class_weights: of the cross entropy that L_pred is by default; where an image may have several labels, of the
+            binary ones, summed over them.
+        prediction_loss: L_pred itself, in place of that: (logits (b, C), classes (b,), or shares or label sets (b, C)) → a mean.
         gradient_clip: largest norm of the gradient of f and of that of the interpreter; ``None``: as it is.
         keep_best: with validation data, end with the weights of the epoch whose f and g together were best on it.
-        refine_steps: optimiser steps in which the interpreter alone learns on, once f is done: it has only ever seen f in training mode,
-            with dropout and the statistics of mini-batches, and is used on f in evaluation mode. 0: none (the paper).
+        refit_steps: optimiser steps in which, once f is done, an interpreter is fitted to it anew, as a post-hoc fit would: the one beside
+            which f learnt followed what it was on the way. "auto": as many as such a fit takes. 0: none, that one stays (the paper).
     """
 
     learning_rate: float = 1e-3
@@ -53,13 +52,13 @@ class JointSettings:
     prediction_loss: PredictionLoss | None = None
     gradient_clip: float | None = None
     keep_best: bool = True
-    refine_steps: int = 3000
+    refit_steps: int | str = "auto"
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.prediction_weight >= 0 and 0 <= self.label_smoothing < 1):
             raise ConfigurationError(f"joint settings need a positive learning_rate, weights >= 0, label_smoothing in [0, 1): {self}")
-        if self.refine_steps < 0:
-            raise ConfigurationError(f"refine_steps must be at least 0, got {self.refine_steps}")
+        if self.refit_steps != "auto" and not (isinstance(self.refit_steps, int) and self.refit_steps >= 0):
+            raise ConfigurationError(f"refit_steps must be 'auto' or at least 0, got {self.refit_steps!r}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ConfigurationError(f"gradient_clip must be positive or None, got {self.gradient_clip}")
         if self.prediction_loss is not None and (self.label_smoothing or self.class_weights):
@@ -71,12 +70,10 @@ class JointSettings:
         """L_pred of one mini-batch, before its weight. Raises ``ConfigurationError`` for class weights of another number."""
         if self.prediction_loss is not None:
             return self.prediction_loss(logits, labels)
-        if not self.label_smoothing and self.class_weights is None:
-            return kind.label_loss(logits, labels)
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
             raise ConfigurationError(f"{len(self.class_weights)} class weights for {logits.shape[1]} classes")
         weight = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
+        return kind.label_loss(logits, labels, weight, self.label_smoothing)
 
 
 class JointBatches:
@@ -101,7 +98,7 @@ class JointBatches:
         reader, labels = self.reader, batch.labels
         passed = _one_pass(run, batch.images)
         loss = self.settings.loss(reader.view.kind, passed.logits, labels)  # type: ignore[arg-type]
-        return reader.learning_batch(batch.images, passed, class_of(labels), loss)  # type: ignore[arg-type]
+        return reader.learning_batch(batch.images, passed, labels, loss)
 
 
 def _one_pass(run: OpenView, images: Images) -> ViewPass:
@@ -127,7 +124,7 @@ class FreshPasses:
 
 @torch.no_grad()
 def accuracy_of(reader: BatchReader, data: Data) -> tuple[int, float]:
-    """(images, share of them whose label is f's class over the explained classes), f in evaluation mode, in the fit's precision."""
+    """(images, share of them on which f is right over the explained classes), f in evaluation mode, in the fit's precision."""
     images, right, part = 0, 0, own_part(data)
     view, halving = reader.view, Halving("judging", at_once(reader.image_shape, reader.device))
     with view.frozen(bfloat16=reader.bfloat16) as run:
@@ -139,8 +136,7 @@ def accuracy_of(reader: BatchReader, data: Data) -> tuple[int, float]:
 
 
 def _hits(kind: OutputKind, run: OpenView, batch: Batch, part: slice) -> int:
-    truth = class_of(batch.labels[part])  # type: ignore[index]
-    return int((kind.prediction(run(batch.images[part]).logits) == truth).sum())
+    return int(kind.right(run(batch.images[part]).logits, batch.labels[part]).sum())  # type: ignore[index]
 
 
 def learnable(model: nn.Module) -> list[nn.Parameter]:

@@ -60,9 +60,9 @@ class LossWeights:
     Attributes:
         target: whose distribution L_of is measured against: "classifier" (H(p_f, p_g)) or "interpreter", the printed and degenerate order.
         reconstruction: "l2" or "l1" (the authors for CIFAR-10).
-        eta: ``None``: 0.2 for small images, 0.05 for photographs and by design.
+        eta: ``None``: 0.2 for small images, 0.05 for photographs.
         temperature: at which L_of compares p_f and p_g. Above 1 the unlikely classes count too: g follows f's errors better, with more
-            attributes an explanation (``docs/training.md``). ``None``: 2 for small images, 1 for photographs and by design.
+            attributes an explanation (``docs/training.md``). ``None``: 2 for small images, 1 for photographs.
     """
 
     beta: float = 2.0

@@ -12,7 +12,7 @@ from ..interpreter.attributes import AttributeNetworkConfig
 from ..interpreter.decoder import DecoderConfig
 from ..interpreter.interpreter import InterpreterConfig
 from ..storage import record
-from .defaults import BY_DESIGN, PHOTOGRAPHS, SMALL_IMAGES
+from .defaults import PHOTOGRAPHS, PHOTOGRAPHS_BY_DESIGN, SMALL_IMAGES
 from .joint import JointSettings
 from .losses import LossWeights
 from .schedule import BY_DESIGN_SCHEDULE, POST_HOC_SCHEDULE, Knots, LossSchedule, step_at
@@ -37,7 +37,7 @@ class FlintConfig:
 
     def chosen(self, *, photographs: bool, joint: bool) -> FlintConfig:
         """With what is ours for such a fit in place of the ``None`` of ``settings`` and ``weights``."""
-        ours = BY_DESIGN if joint else PHOTOGRAPHS if photographs else SMALL_IMAGES
+        ours = SMALL_IMAGES if not photographs else PHOTOGRAPHS_BY_DESIGN if joint else PHOTOGRAPHS
         return dataclasses.replace(self, settings=ours.fill(self.settings), weights=ours.fill(self.weights))
 
     def schedule_of(self, *, joint: bool) -> LossSchedule:
@@ -90,7 +90,7 @@ _RESNET18 = dataclasses.replace(
 )
 _NETWORKS = {"mnist": _LENET, "fashion_mnist": _LENET, "quickdraw": _RESNET18, "cifar10": _RESNET18}
 
-_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, prediction_weight=1.0, keep_best=False, refine_steps=0)
+_PLAIN_ADAM = JointSettings(learning_rate=1e-4, weight_decay=0.0, prediction_weight=1.0, keep_best=False, refit_steps=0)
 
 
 def _settings(epochs: int, batch_size: int) -> FitSettings:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from ..errors import ConfigurationError
 from .defaults import known
@@ -60,11 +59,6 @@ class LossSchedule:
 
     def _knots(self) -> dict[str, Knots]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "unit"}
-
-    def at_its_end(self) -> LossSchedule:
-        """Every multiplier as it is in the end, from the beginning."""
-        last: dict[str, Any] = {name: ((0.0, knots[-1][1]),) for name, knots in self._knots().items()}
-        return dataclasses.replace(self, **last)
 
     def at(self, weights: LossWeights, *, progress: float, epoch: float) -> LossWeights:
         """The weights in force at ``progress`` of the whole fit, in [0, 1], and after ``epoch`` epochs (fractions within one)."""

@@ -247,7 +247,7 @@ class Trainer:
         agreement = self.kind.agreement(batch.logits, output.logits).float().sum() / images
         accuracy = prediction
         if self.classifier is not None:
-            accuracy = (self.kind.prediction(batch.logits) == batch.classes).float().sum() / images
+            accuracy = _right(batch).float() / images
             terms = terms._replace(total=terms.total + self.joint.prediction_weight * sum_(prediction.clone()))
         return StepValues(*terms, kl_divergence=divergence, fidelity=agreement, prediction=prediction, accuracy=accuracy)
 
@@ -303,8 +303,7 @@ class Trainer:
         for batch in (batch.to(self.silent_steps.device) for batch in self.validation):
             _, logits = self.interpreter.attributes_and_logits(batch.activations)
             divergence = self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)
-            right = self.kind.prediction(batch.logits) == batch.classes
-            counts = torch.stack([self.kind.agreement(batch.logits, logits).sum(), divergence.sum(), right.sum()])
+            counts = torch.stack([self.kind.agreement(batch.logits, logits).sum(), divergence.sum(), _right(batch)])
             sums += torch.cat([torch.tensor([len(logits)]), counts.cpu()])
         count, agreeing, divergence, right = sum_(sums).tolist()
         return Judgement(agreeing / count, divergence / count, None if self.classifier is None else right / count)
@@ -313,6 +312,11 @@ class Trainer:
 def _own_share(batch: LearningBatch, images: int) -> Tensor:
     """What this process adds to L_pred, the mean over ``images`` of all processes."""
     return batch.logits.new_zeros(()) if batch.prediction is None else batch.images() / images * batch.prediction
+
+
+def _right(batch: LearningBatch) -> Tensor:
+    """How many images f has right; 0 where nobody asked."""
+    return batch.logits.new_zeros(()) if batch.right is None else batch.right.sum()
 
 
 def _joint_score(record: EpochRecord) -> float:

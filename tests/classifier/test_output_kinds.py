@@ -1,6 +1,8 @@
 """One logit, and a sigmoid a label: loss, agreement, explanation, exemplars and report, beside loops and torch's own losses."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
@@ -9,9 +11,9 @@ import torch.nn.functional as F
 from models import left_alone
 from torch import nn
 
-from flint_posthoc import FlintExplainer
+from flint_posthoc import FlintExplainer, JointSettings
 from flint_posthoc.classifier.adapter import OUTPUT_KINDS
-from flint_posthoc.errors import ClassifierOutputError, ConfigurationError
+from flint_posthoc.errors import BatchFormatError, ClassifierOutputError, ConfigurationError, MissingLabelsError
 from flint_posthoc.report.single import OTHER_LABELS, OUTSIDE, _mark
 from flint_posthoc.report.survey import survey
 
@@ -40,8 +42,13 @@ def test_a_multilabel_head_has_as_many_decisions_as_labels() -> None:
         assert bool(kind.agreement(first, second)[row]) == all((first[row, c] > 0) == (second[row, c] > 0) for c in range(3))
         assert kind.members(first)[row].tolist() == [bool(value > 0) for value in first[row]]
     assert (kind.cross_entropy(first, second) >= kind.entropy(first)).all()
-    sets = (torch.rand(9, 3) > 0.5).long()
-    torch.testing.assert_close(kind.label_loss(first, sets), F.binary_cross_entropy_with_logits(first, sets.float()))
+    sets, weight = (torch.rand(9, 3) > 0.5).long(), torch.tensor([1.0, 0.0, 2.0])
+    each = F.binary_cross_entropy_with_logits(first, sets.float(), reduction="none")
+    torch.testing.assert_close(kind.label_loss(first, sets), each.sum() / 9)
+    torch.testing.assert_close(kind.label_loss(first, sets, weight), (each * weight).sum() / 9)
+    smoothed = F.binary_cross_entropy_with_logits(first, sets * 0.9 + 0.05, reduction="none")
+    torch.testing.assert_close(kind.label_loss(first, sets, smoothing=0.1), smoothed.sum() / 9)
+    assert kind.right(first, sets).tolist() == [((first[row] > 0).long() == sets[row]).all().item() for row in range(9)]
 
 
 def test_categorical_members_are_predictions() -> None:
@@ -108,7 +115,6 @@ def test_measures_of_one_class_an_image_refuse_sets_of_labels() -> None:
         several.confusion,
         several.shuffling,
         lambda data: several.disagreement(data, data),
-        lambda data: several.accuracy_account(outputs(4), [(data, torch.zeros(len(data)).long())]),
         lambda data: several.exemplars(data, [(0, 0)], by="label"),
     )
     for ask in asked:
@@ -145,8 +151,49 @@ def test_a_disagreement_about_other_labels_is_called_that() -> None:
 def test_what_kinds_there_are_is_said() -> None:
     with pytest.raises(ConfigurationError, match="output_kind must be one of categorical, binary, multilabel, got 'sigmoid'"):
         small.explainer(output_kind="sigmoid").fit(PIXELS, progress=False)
-    with pytest.raises(ConfigurationError, match="a multi-label classifier is explained post-hoc"):
-        small.explainer(output_kind="multilabel", joint=True).fit([(PIXELS, torch.ones(40, 4))], progress=False)
+
+
+SETS = (small.tiny(seed=3)(PIXELS) > 0).float()  # of a classifier that another one has to learn
+
+
+def by_design(joint: JointSettings = small.CONFIG.joint, labels: Any = SETS, **how: Any) -> FlintExplainer:
+    explain = small.explainer(small.tiny(), output_kind="multilabel", joint=True, config=dataclasses.replace(small.CONFIG, joint=joint))
+    explain.fit([(PIXELS, labels)], progress=False, **{"max_steps": 60, **how})
+    return explain
+
+
+def test_a_multilabel_head_learns_by_design() -> None:
+    explain = by_design(JointSettings(learning_rate=0.01, refit_steps=5), validation=[(PIXELS, SETS)])
+    account = explain.history.account
+    exact = float(((explain.model(PIXELS) > 0) == (SETS > 0)).all(dim=1).float().mean())
+    assert account.after == pytest.approx(exact)
+    assert account.after > account.before + 0.3
+    best = max(record.validation_accuracy for record in explain.history if record.validation_accuracy is not None)
+    assert best == pytest.approx(exact)
+    assert explain.history[-1].accuracy is None  # of the interpreter that was fitted anew
+    compared = explain.accuracy_account(outputs(4), [(PIXELS, SETS)])
+    assert (compared.samples, compared.accuracy) == (40, pytest.approx(exact))
+    assert explain.evaluate(PIXELS).fidelity > 0
+
+
+@pytest.mark.parametrize("joint", [{"label_smoothing": 0.2}, {"class_weights": (1.0, 0.0, 2.0, 1.0)}])
+def test_smoothing_and_weights_of_several_labels_are_heard(joint: dict[str, Any]) -> None:
+    plain, other = (by_design(JointSettings(refit_steps=0, **more), max_steps=3) for more in ({}, joint))
+    assert not torch.equal(plain.model.fc.weight, other.model.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        (torch.zeros(40, dtype=torch.int64), BatchFormatError),
+        (torch.full((40, 4), 2), BatchFormatError),
+        (torch.ones(40, 3), BatchFormatError),
+        (None, MissingLabelsError),
+    ],
+)
+def test_by_design_each_image_says_of_each_label_whether_it_has_it(labels: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="multi-label classifier are .*shape .40, 4." if labels is not None else "no labels"):
+        by_design(labels=labels)
 
 
 def test_a_report_says_of_labels_what_is_so() -> None:

@@ -29,8 +29,8 @@ from flint_posthoc.errors import (
 from flint_posthoc.learning import fitting, trainer
 from flint_posthoc.learning.cache_policy import PendingPass
 from flint_posthoc.learning.checkpoint import FitCheckpoint
-from flint_posthoc.learning.defaults import BY_DESIGN
-from flint_posthoc.learning.history import FitHistory
+from flint_posthoc.learning.defaults import SMALL_IMAGES
+from flint_posthoc.learning.fitting import FitResult
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
 from flint_posthoc.learning.schedule import CONSTANT, LossSchedule
@@ -40,8 +40,8 @@ TRUTH = small.labels(small.tiny(), PIXELS)
 
 
 def quick(**settings: Any) -> JointSettings:
-    """Without the steps at the end, unless they are asked for."""
-    return JointSettings(**{"refine_steps": 0, **settings})
+    """Without the fit at the end, unless it is asked for."""
+    return JointSettings(**{"refit_steps": 0, **settings})
 
 
 def joint(model: nn.Module | None = None, settings: JointSettings | None = None, **more: Any) -> FlintExplainer:
@@ -106,7 +106,7 @@ def test_one_step_moves_along_the_gradient_of_l_pred_plus_l_int(monkeypatch: pyt
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     all_on = LossSchedule(zeta=CONSTANT, eta=CONSTANT)
     explain.fit([(PIXELS[:16], TRUTH[:16])], max_steps=1, schedule=all_on, progress=False)
-    assert started["weights"] == BY_DESIGN.fill(LossWeights())
+    assert started["weights"] == SMALL_IMAGES.fill(LossWeights())
 
     before.train().requires_grad_(True)
     hidden = before.conv1(PIXELS[:16])
@@ -161,12 +161,12 @@ def test_l_of_grows_in_by_design_alone_and_where_nothing_else_is_said(monkeypatc
     monkeypatch.setattr(fitting, "Trainer", caught)
     explain = small.explainer()
     explain.fit(PIXELS, progress=False)
-    explain = joint(settings=quick(refine_steps=1))
+    explain = joint(settings=quick(refit_steps=1))
     explain.fit(small.loader(PIXELS, TRUTH), max_steps=2, progress=False)
     explain.fit(small.loader(PIXELS, TRUTH), max_steps=2, schedule=LossSchedule(), progress=False)
     beta = LossWeights().beta
     constant = [beta] * 4
-    assert seen == [constant, [0.0, beta / 2, beta, beta], constant, constant, constant]  # the third and the last while g alone learns on
+    assert seen == [constant, [0.0, beta / 2, beta, beta], constant, constant, constant]  # the third and the last: what is fitted anew
 
 
 def test_post_hoc_reads_no_joint_setting() -> None:
@@ -372,36 +372,38 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
     assert history.account.data == "validation"
 
 
-@pytest.mark.parametrize(("bias", "silent"), [(-1e4, True), (1e2, False)])
-def test_attributes_that_fell_silent_are_begun_anew_when_the_classifier_is_done(
-    monkeypatch: pytest.MonkeyPatch, bias: float, silent: bool
-) -> None:
-    real = fitting._Fit.refined
-
-    def moved(fit: fitting._Fit) -> FitHistory:
-        with torch.no_grad():
-            fit.interpreter.attribute_network.linear.bias.fill_(bias)
-        return real(fit)
-
-    monkeypatch.setattr(fitting._Fit, "refined", moved)
-    explain = fitted(Normed(), settings=quick(refine_steps=2))
-    note = "3 of 3 attributes had fallen silent while the classifier learnt, and were begun anew"
-    assert (note in explain.history.notes) is silent
-    assert (explain(PIXELS).attributes > 0).any(dim=0).all()
+def test_it_ends_with_a_post_hoc_fit_of_the_classifier_that_it_made() -> None:
+    batches = [(PIXELS[start : start + 8], TRUTH[start : start + 8]) for start in range(0, 40, 8)]
+    explain = joint(Normed().eval(), quick(learning_rate=0.02, refit_steps=20))
+    history = explain.fit(batches, max_steps=10, seed=3, progress=False)
+    afterwards = small.explainer(explain.model, config=small.CONFIG)
+    post_hoc = afterwards.fit(batches, max_steps=20, seed=3, progress=False)
+    assert small.weights(explain) == small.weights(afterwards)
+    assert torch.equal(explain.fitted.class_means, afterwards.fitted.class_means)
+    own = len(history) - len(post_hoc)
+    assert [record.loss for record in history.records[own:]] == [record.loss for record in post_hoc]
+    assert [record.epoch for record in history] == list(range(len(history)))
+    assert (history[own - 1].steps, history[-1].steps, history[-1].accuracy) == (10, 30, None)
+    assert "once the classifier was done, an interpreter was fitted to it anew" in history.notes
 
 
-def test_refining_brings_the_interpreter_nearer_to_f_as_it_is_used_and_leaves_f_alone() -> None:
+def test_the_fit_at_the_end_leaves_the_classifier_alone_and_can_be_left_out() -> None:
     ends = {}
     for steps in (0, 40):
         torch.manual_seed(0)
-        explain = fitted(Normed(), settings=quick(learning_rate=0.02, refine_steps=steps))
-        ends[steps] = state(explain.model), explain.evaluate(PIXELS).kl_divergence, explain.history
+        explain = fitted(Normed(), settings=quick(learning_rate=0.02, refit_steps=steps))
+        ends[steps] = state(explain.model), explain.history
     assert same(ends[0][0], ends[40][0])
-    assert ends[40][1] < ends[0][1]
-    joint_records = len(ends[0][2])
-    assert ends[40][2].records[:joint_records] == ends[0][2].records
-    assert (ends[40][2][-1].steps, ends[40][2][-1].accuracy) == (50, None)
-    assert [record.epoch for record in ends[40][2]] == list(range(len(ends[40][2])))
+    assert len(ends[0][1]) < len(ends[40][1])
+    assert ends[40][1].records[: len(ends[0][1])] == ends[0][1].records
+    assert ends[0][1].account == ends[40][1].account
+    assert not any("anew" in note for note in ends[0][1].notes)
+
+
+@pytest.mark.parametrize("steps", [-1, "all"])
+def test_a_fit_at_the_end_of_no_length(steps: int | str) -> None:
+    with pytest.raises(ConfigurationError, match="refit_steps"):
+        JointSettings(refit_steps=steps)
 
 
 class Unused(small.Tiny):
@@ -437,7 +439,7 @@ def test_going_on_after_a_kill_ends_where_an_unbroken_fit_ends(tmp_path: Any, st
     def run(folder: str, *, resume: bool = False) -> tuple[nn.Module, FlintExplainer]:
         model = Normed()
         model.load_state_dict(start)
-        explain = joint(model.eval(), quick(learning_rate=0.02, refine_steps=3))
+        explain = joint(model.eval(), quick(learning_rate=0.02, refit_steps=3))
         explain.fit(
             small.loader(PIXELS, TRUTH),
             validation=[(PIXELS, TRUTH)],
@@ -488,7 +490,7 @@ def test_results_say_that_the_classifier_was_trained_too(tmp_path: Any) -> None:
     loaded = FlintExplainer.from_pretrained(tmp_path, small.tiny(seed=9), load_classifier=True)
     for each in (explain, loaded):
         assert each.fitted.joint
-        assert "the classifier was trained together with its interpreter" in str(each(PIXELS))
+        assert "the classifier was trained together with an interpreter" in str(each(PIXELS))
     assert not small.fitted().fitted.joint
 
 
@@ -516,32 +518,27 @@ def test_a_classifier_that_diverges_is_not_called_unnormalised() -> None:
         fitted(model, settings=quick(learning_rate=1e30), max_steps=40)
 
 
-def test_a_fit_that_was_broken_off_while_the_interpreter_learnt_on_ends_as_an_unbroken_one(
+def test_a_fit_that_was_broken_off_while_the_interpreter_was_fitted_anew_ends_as_an_unbroken_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Some attributes are silent when f is done, and Ψ has dropout."""
     attributes = dataclasses.replace(small.INTERPRETER.attributes, dropout=0.5)
-    interpreter = dataclasses.replace(small.INTERPRETER, attributes=attributes, initial_bias=-1.5)
-    config = dataclasses.replace(small.CONFIG, interpreter=interpreter, joint=quick(refine_steps=3))
-    real = fitting._Fit.refined
+    interpreter = dataclasses.replace(small.INTERPRETER, attributes=attributes)
+    config = dataclasses.replace(small.CONFIG, interpreter=interpreter, joint=quick(refit_steps=3))
 
-    def begun(breaks_off: bool, **how: Any) -> FlintExplainer:
-        def refined(fit: fitting._Fit) -> FitHistory:
-            with torch.no_grad():
-                fit.interpreter.attribute_network.linear.bias[0] = -1e4
-            if breaks_off:
-                raise RuntimeError("broken off")
-            return real(fit)
-
-        monkeypatch.setattr(fitting._Fit, "refined", refined)
+    def run(folder: str, **how: Any) -> FlintExplainer:
         explain = small.explainer(joint=True, config=config)
-        explain.fit(small.loader(PIXELS, TRUTH), max_steps=10, progress=False, checkpoint_dir=tmp_path, **how)
+        explain.fit(small.loader(PIXELS, TRUTH), max_steps=10, progress=False, checkpoint_dir=tmp_path / folder, **how)
         return explain
 
-    unbroken = begun(breaks_off=False)
+    def broken(*arguments: Any) -> FitResult:
+        raise RuntimeError("broken off")
+
+    unbroken, real = run("whole"), fitting._refitted
+    monkeypatch.setattr(fitting, "_refitted", broken)
     with pytest.raises(RuntimeError, match="broken off"):
-        begun(breaks_off=True)
-    assert small.weights(begun(breaks_off=False, resume=True)) == small.weights(unbroken)
+        run("broken")
+    monkeypatch.setattr(fitting, "_refitted", real)
+    assert small.weights(run("broken", resume=True)) == small.weights(unbroken)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 from flint_posthoc.classifier.adapter import Categorical
 from flint_posthoc.errors import ConfigurationError
 from flint_posthoc.learning import losses
-from flint_posthoc.learning.defaults import BY_DESIGN
+from flint_posthoc.learning.defaults import PHOTOGRAPHS
 from flint_posthoc.learning.losses import LossTerms, LossWeights, interpretability_loss
 
 KIND = Categorical()
@@ -35,7 +35,7 @@ class MiniBatch:
     def loss(self, weights: LossWeights) -> LossTerms:
         return interpretability_loss(
             KIND,
-            BY_DESIGN.fill(weights),
+            PHOTOGRAPHS.fill(weights),
             attributes=self.attributes,
             interpreter_logits=self.g_logits,
             classifier_logits=self.f_logits,

@@ -116,8 +116,8 @@ def reviving(folder: Path) -> Any:
 
 
 def by_design(folder: Path) -> Any:
-    """The classifier learns too; of the last mini-batch, a single image, one process has nothing. Then the interpreter learns on."""
-    config = dataclasses.replace(small.CONFIG, joint=JointSettings(learning_rate=2e-3, gradient_clip=1.0, refine_steps=9))
+    """The classifier learns too; of the last mini-batch, a single image, one process has nothing. Then an interpreter is fitted anew."""
+    config = dataclasses.replace(small.CONFIG, joint=JointSettings(learning_rate=2e-3, gradient_clip=1.0, refit_steps=9))
     explain = small.explainer(small.tiny(), joint=True, config=config)
     explain.fit(data(57), epochs=3, validation=data(13), progress=False)
     return told(explain) | {"classifier": explain.model.state_dict(), "account": dataclasses.asdict(explain.history.account)}
