@@ -18,7 +18,7 @@ from ..data import augments, is_one_shot
 from ..errors import ClassifierOutputError, ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import autocast, lowered
-from ..processes import is_main, require_same
+from ..processes import gather, is_main, require_same
 from ..randomness import seed_global_states
 from ..splitting import own_part
 from ..storage import fingerprint
@@ -52,6 +52,11 @@ class FitResult(NamedTuple):
     summary: DataSummary
     history: FitHistory
 
+    def after(self, joint: FitResult) -> FitResult:
+        """With the history of the fit in which f became what it is."""
+        history = joint.history.followed_by(self.history)
+        return self._replace(history=dataclasses.replace(history, notes=(*history.notes, REFITTED)))
+
 
 @contextlib.contextmanager
 def learning_mode(device: torch.device) -> Iterator[None]:
@@ -67,40 +72,29 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     Raises:
         DataError, TrainingDivergedError, ConfigurationError: see ``FlintExplainer.fit``.
     """
+    chosen = config.chosen(photographs=is_photograph(prepared.image_shape), joint=request.joint)
+    seed_global_states(chosen.settings.seed)
+    interpreter = new_interpreter(prepared, num_attributes, chosen).to(device)
+    reader = batch_reader_for(interpreter, prepared, device, request.precision, joint=request.joint)
     with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
-        result = _begun(prepared, num_attributes, config, request, device).run()
-        if request.joint and config.joint.refit_steps:
-            result = _refitted(result, prepared, config, request)
-    if config.interpreter.centre_head and prepared.view.kind.shift_invariant:
-        result.interpreter.centre_head()
-    result.interpreter.eval().requires_grad_(False)
+        result = _Fit(interpreter, reader, prepared, chosen, request).run()
+        if request.joint and chosen.joint.refit_steps:
+            return fit(prepared, num_attributes, _refit_config(config), _refit_request(request), device).after(result)
+    if chosen.interpreter.centre_head and prepared.view.kind.shift_invariant:
+        interpreter.centre_head()
+    interpreter.eval().requires_grad_(False)
     return result
 
 
-def _begun(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, request: FitRequest, device: torch.device) -> _Fit:
-    """A fit of an untrained interpreter."""
-    config = config.chosen(photographs=is_photograph(prepared.image_shape), joint=request.joint)
-    seed_global_states(config.settings.seed)
-    interpreter = new_interpreter(prepared, num_attributes, config).to(device)
-    reader = batch_reader_for(interpreter, prepared, device, request.precision, joint=request.joint)
-    return _Fit(interpreter, reader, prepared, config, request)
+def _refit_config(config: FlintConfig) -> FlintConfig:
+    """For the interpreter that is fitted in the end: of f as it will be used, frozen and in evaluation mode."""
+    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refit_steps))
 
 
-def _refitted(made: FitResult, prepared: PreparedClassifier, config: FlintConfig, request: FitRequest) -> FitResult:
-    """Another interpreter, of f as it will be used: frozen, in evaluation mode. ``made`` has only seen it change."""
-    settings = dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refit_steps)
-    request = dataclasses.replace(
-        request,
-        first_pass=own_part(request.data).needed(),
-        cache="off" if augments(request.data) else "auto",
-        checkpoint_dir=None,
-        resume=False,
-        joint=False,
-    )
-    number, device = made.interpreter.num_attributes, made.interpreter.head.weight.device
-    result = _begun(prepared, number, dataclasses.replace(config, settings=settings), request, device).run()
-    history = made.history.followed_by(result.history)
-    return result._replace(history=dataclasses.replace(history, notes=(*history.notes, REFITTED)))
+def _refit_request(request: FitRequest) -> FitRequest:
+    cache = "off" if any(gather(augments(request.data))) else "auto"
+    first_pass = own_part(request.data).needed()
+    return dataclasses.replace(request, first_pass=first_pass, cache=cache, checkpoint_dir=None, resume=False, joint=False)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from flint_posthoc.learning import fitting, trainer
 from flint_posthoc.learning.cache_policy import PendingPass
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.defaults import SMALL_IMAGES
-from flint_posthoc.learning.fitting import FitResult
 from flint_posthoc.learning.joint import JointSettings
 from flint_posthoc.learning.losses import LossWeights, interpretability_loss
 from flint_posthoc.learning.schedule import CONSTANT, LossSchedule
@@ -530,14 +529,14 @@ def test_a_fit_that_was_broken_off_while_the_interpreter_was_fitted_anew_ends_as
         explain.fit(small.loader(PIXELS, TRUTH), max_steps=10, progress=False, checkpoint_dir=tmp_path / folder, **how)
         return explain
 
-    def broken(*arguments: Any) -> FitResult:
+    def broken(*arguments: Any) -> None:
         raise RuntimeError("broken off")
 
-    unbroken, real = run("whole"), fitting._refitted
-    monkeypatch.setattr(fitting, "_refitted", broken)
+    unbroken, real = run("whole"), fitting._refit_request
+    monkeypatch.setattr(fitting, "_refit_request", broken)
     with pytest.raises(RuntimeError, match="broken off"):
         run("broken")
-    monkeypatch.setattr(fitting, "_refitted", real)
+    monkeypatch.setattr(fitting, "_refit_request", real)
     assert small.weights(run("broken", resume=True)) == small.weights(unbroken)
 
 
