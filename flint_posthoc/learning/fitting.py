@@ -14,7 +14,7 @@ from ..arrays import is_photograph
 from ..classifier.preflight import PROBABILITIES
 from ..classifier.prepare import PreparedClassifier
 from ..classifier.view import model_dtype
-from ..data import augments, is_one_shot
+from ..data import FirstPass, augments, is_one_shot
 from ..errors import ClassifierOutputError, ConfigurationError
 from ..interpreter.interpreter import Interpreter
 from ..precision import autocast, lowered
@@ -79,7 +79,8 @@ def fit(prepared: PreparedClassifier, num_attributes: int, config: FlintConfig, 
     with alone_in(request.checkpoint_dir if is_main() else None):  # of several processes the main one writes
         result = _Fit(interpreter, reader, prepared, chosen, request).run()
         if request.joint and chosen.joint.refit_steps:
-            return fit(prepared, num_attributes, _refit_config(config), _refit_request(request), device).after(result)
+            afterwards = _refit_request(request, chosen.settings.seed)
+            return fit(prepared, num_attributes, _refit_config(config), afterwards, device).after(result)
     if chosen.interpreter.centre_head and prepared.view.kind.shift_invariant:
         interpreter.centre_head()
     interpreter.eval().requires_grad_(False)
@@ -91,9 +92,11 @@ def _refit_config(config: FlintConfig) -> FlintConfig:
     return dataclasses.replace(config, settings=dataclasses.replace(config.settings, epochs=None, max_steps=config.joint.refit_steps))
 
 
-def _refit_request(request: FitRequest) -> FitRequest:
+def _refit_request(request: FitRequest, seed: int) -> FitRequest:
+    """As if nothing had gone before: a shuffling loader's order hangs on the global state."""
+    seed_global_states(seed)
     cache = "off" if any(gather(augments(request.data))) else "auto"
-    first_pass = own_part(request.data).needed()
+    first_pass = FirstPass(own_part(request.data).needed())
     return dataclasses.replace(request, first_pass=first_pass, cache=cache, checkpoint_dir=None, resume=False, joint=False)
 
 

@@ -372,11 +372,11 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
 
 
 def test_it_ends_with_a_post_hoc_fit_of_the_classifier_that_it_made() -> None:
-    batches = [(PIXELS[start : start + 8], TRUTH[start : start + 8]) for start in range(0, 40, 8)]
+    loader = small.loader(PIXELS, TRUTH)
     explain = joint(Normed().eval(), quick(learning_rate=0.02, refit_steps=20))
-    history = explain.fit(batches, max_steps=10, seed=3, progress=False)
+    history = explain.fit(loader, max_steps=10, seed=3, progress=False)
     afterwards = small.explainer(explain.model, config=small.CONFIG)
-    post_hoc = afterwards.fit(batches, max_steps=20, seed=3, progress=False)
+    post_hoc = afterwards.fit(loader, max_steps=20, seed=3, progress=False)
     assert small.weights(explain) == small.weights(afterwards)
     assert torch.equal(explain.fitted.class_means, afterwards.fitted.class_means)
     own = len(history) - len(post_hoc)
