@@ -101,6 +101,16 @@ def test_an_artefact_without_settings_has_the_defaults(explain: FlintExplainer, 
     assert results(loaded) == results(explain)
 
 
+@pytest.mark.parametrize(("steps", "now"), [(3000, "auto"), (0, 0)])
+def test_the_settings_of_an_earlier_version_are_read(steps: int, now: int | str, explain: FlintExplainer, folder: Path) -> None:
+    """In which an interpreter was not fitted anew by design."""
+    told = json.loads((folder / JSON_NAME).read_text())
+    del told["config"]["joint"]["refit_steps"]
+    told["config"]["joint"]["refine_steps"] = steps
+    (folder / JSON_NAME).write_text(json.dumps(told))
+    assert FlintExplainer.from_pretrained(folder, explain.model).config.joint.refit_steps == now
+
+
 @pytest.mark.parametrize(
     ("joint", "said"),
     [

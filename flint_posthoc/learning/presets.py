@@ -51,7 +51,16 @@ class FlintConfig:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> FlintConfig:
         """The reverse. Raises ``TypeError`` or ``ValueError`` for what no ``to_dict`` gives."""
-        return record(cls, stored)
+        return record(cls, _renamed(stored))
+
+
+def _renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """As today's versions store it: in earlier ones the interpreter that f learnt with learnt on for ``refine_steps``."""
+    joint = stored.get("joint")
+    if not isinstance(joint, dict) or "refine_steps" not in joint:
+        return dict(stored)
+    kept = {name: value for name, value in joint.items() if name != "refine_steps"}
+    return {**stored, "joint": kept if joint["refine_steps"] else {**kept, "refit_steps": 0}}
 
 
 Entry = TypeVar("Entry")
