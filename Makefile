@@ -80,7 +80,7 @@ PAPER_PLACES = --data $(DATA) --output $(OUTPUT)
 
 paper: paper-grey paper-quickdraw paper-cifar10 paper-recipes paper-ablations paper-questions paper-figures  ## all tables and figures of the paper (a night)
 
-paper-grey: $(INSTALLED)  ## accuracy and fidelity on MNIST and FashionMNIST, three seeds (2 hours)
+paper-grey: $(INSTALLED)  ## accuracy and fidelity on MNIST and FashionMNIST, three seeds (3 hours)
 	$(PAPER).fidelity --tasks mnist fashion_mnist --seeds 0 1 2 $(PAPER_PLACES)
 
 paper-quickdraw: $(INSTALLED)  ## the same on QuickDraw, one seed (3 hours)
