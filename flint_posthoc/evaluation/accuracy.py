@@ -28,7 +28,7 @@ class AccuracyComparison:
         accuracy: f's.  reference_accuracy: the reference's.  interpreter_accuracy: g's.
         difference: accuracy - reference_accuracy, in [-1, 1], with its 95 % interval, paired over images.
         only_classifier, only_reference: images that f alone, that the reference alone has right.
-        agreement: share of images to which f and the reference give the same class.
+        agreement: share of images on which f and the reference decide alike.
     """
 
     samples: int
@@ -48,7 +48,7 @@ class AccuracyComparison:
             f"the reference {percent(self.reference_accuracy)} and the interpreter {percent(self.interpreter_accuracy)}.",
             f"Classifier less reference: {mean} points, with 95 % confidence between {low} and {high}: {self.verdict()}.",
             f"Right for the classifier alone: {self.only_classifier:,} images, for the reference alone: {self.only_reference:,}; "
-            f"both give the same class to {percent(self.agreement)}.",
+            f"both decide alike on {percent(self.agreement)}.",
         ]
         return with_notes(lines, self.notes)
 

@@ -146,7 +146,7 @@ def test_it_says_what_it_means(found: AccuracyComparison) -> None:
         "Of 1,000 images the classifier has 87.00 % right, the reference 83.00 % and the interpreter 80.00 %.\n"
         "Classifier less reference: +4.00 points, with 95 % confidence between +2.06 and +5.94: "
         "the classifier is better than the reference.\n"
-        "Right for the classifier alone: 70 images, for the reference alone: 30; both give the same class to 80.00 %."
+        "Right for the classifier alone: 70 images, for the reference alone: 30; both decide alike on 80.00 %."
     )
     assert "worse than the reference" in str(counted(800, 30, 70, 100))
     assert "do not tell them apart" in str(counted(800, 52, 48, 100))
