@@ -26,6 +26,8 @@ from .evaluation.layer_choice import PAIRED
 from .explainer import FlintExplainer
 from .interpretation.local import class_called
 from .learning.losses import LossWeights
+from .learning.presets import FlintConfig
+from .learning.settings import FitSettings
 from .sources.options import LISTS, ClassifierOptions, LoadingOptions, ReadingOptions, SavedOptions
 from .sources.pictures import ImageForm, LabelledPictures, ReadablePictures, open_data, open_picture
 from .storage import writable_folder, write_json
@@ -60,6 +62,7 @@ def layers(
     data: str | None = None,
     measure: bool = False,
     folds: int = 3,
+    max_steps: int | Literal["auto"] = "auto",
 ) -> None:
     """Say which layers would be read, why, and what they put out; nothing is fitted, unless to measure.
 
@@ -67,11 +70,13 @@ def layers(
         data: pictures that show the size of an image, where neither the classifier nor --size tells, and to measure on; see fit.
         measure: fit interpreters to the suggested layers, to each good layer and to pairs, and compare their cross-validated fidelity.
         folds: of the cross-validation.
+        max_steps: optimiser steps of each fit, or auto: as many as the size of the data asks for.
     """
     model = classifier.build()
     pictures = None if data is None else open_data(data, "train")
     form = reading.form(classifier, model, pictures)
-    explainer = reading.explainer(model, form, pictures, device=classifier.place())
+    config = FlintConfig(settings=FitSettings(max_steps=max_steps))
+    explainer = reading.explainer(model, form, pictures, device=classifier.place(), config=config)
     class_names = _print_layers(explainer)
     if measure:
         if pictures is None:
@@ -145,7 +150,8 @@ def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: Loadin
         json: file to write the figures into.
     """
     explainer, form = saved.load(classifier)
-    judged = loading.loader(_held_out(data), form, explainer.fitted.class_names)
+    pictures, _ = _held_out(data)
+    judged = loading.loader(pictures, form, explainer.fitted.class_names)
     if json is not None:
         writable_folder(json.parent)
     evaluation = explainer.evaluate(judged)
@@ -226,21 +232,23 @@ def report(
         title: of the page.
     """
     explainer, form = saved.load(classifier)
-    pictures = loading.loader(_held_out(data), form, explainer.fitted.class_names)
-    written = explainer.report(output, pictures, budget_seconds=budget_seconds, title=title, data_name=data, progress=_on_terminal())
+    pictures, name = _held_out(data)
+    judged = loading.loader(pictures, form, explainer.fitted.class_names)
+    written = explainer.report(output, judged, budget_seconds=budget_seconds, title=title, data_name=name, progress=_on_terminal())
     print(f"the report is {written} ({written.stat().st_size / 2**20:.1f} MB)")
-    _say_what_was_skipped(pictures)
+    _say_what_was_skipped(judged)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__: command for command in (demo, layers, fit, evaluate, explain, report)}
 
 
-def _held_out(data: str) -> LabelledPictures:
-    """The pictures to judge on, and what is to be said where they may be those that were learnt from."""
+def _held_out(data: str) -> tuple[LabelledPictures, str]:
+    """The pictures to judge on, and their name, which says where they may be those that were learnt from."""
     pictures = open_data(data, "test")
-    if getattr(pictures, "root", None) == Path(data):
-        print(f"note: {data} has no val/ or test/ in it; figures flatter an interpreter that learnt from the same pictures\n")
-    return pictures
+    if getattr(pictures, "root", None) != Path(data):
+        return pictures, data
+    print(f"note: {data} has no val/ or test/ in it; figures flatter an interpreter that learnt from the same pictures\n")
+    return pictures, f"{data}, not divided: figures flatter an interpreter that learnt from the same pictures"
 
 
 def _say_what_was_skipped(*loaders: DataLoader[Any] | None) -> None:

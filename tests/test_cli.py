@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
 
 from flint_posthoc import FlintExplainer
 from flint_posthoc.cli import COMMANDS, main
@@ -68,12 +69,16 @@ def test_layers_takes_names_and_the_size_of_an_image_from_data(capsys: pytest.Ca
 def test_layers_measures_on_request_and_needs_data_for_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["layers", *MODEL, *READING, "--measure"]) == 2
     assert "--measure needs --data" in capsys.readouterr().err
-    said = "compared over {folds} folds of {images} images"
-    monkeypatch.setattr(
-        FlintExplainer, "compare_layers", lambda self, data, folds, progress: said.format(folds=folds, images=len(data.dataset))
-    )
-    assert main(["layers", *MODEL, *READING, "--data", "digits", "--measure", "--folds", "2"]) == 0
-    assert "compared over 2 folds of 1437 images" in capsys.readouterr().out
+
+    def told(self: FlintExplainer, data: DataLoader, *, folds: int, progress: bool) -> str:
+        return f"compared over {folds} folds of {len(data.dataset)} images, {self.config.settings.max_steps} steps each"
+
+    monkeypatch.setattr(FlintExplainer, "compare_layers", told)
+    command = ["layers", *MODEL, *READING, "--data", "digits", "--measure", "--folds", "2"]
+    assert main(command) == 0
+    assert "compared over 2 folds of 1437 images, auto steps each" in capsys.readouterr().out
+    assert main([*command, "--max-steps", "9"]) == 0
+    assert "9 steps each" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("always::flint_posthoc.errors.FlintWarning")
@@ -285,6 +290,14 @@ def test_a_report_of_a_saved_interpreter(fitted: Path, tmp_path: Path, capsys: p
     assert str(target) in capsys.readouterr().out
     assert main([*command[:-1], str(tmp_path / "missing" / "report.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:labels are left out")
+def test_a_report_says_where_its_figures_may_flatter(fitted: Path, folders: Path, tmp_path: Path) -> None:
+    target, command = tmp_path / "report.html", ["report", *MODEL, "--interpreter", str(fitted), "--budget-seconds", "0"]
+    for data, flatters in ((folders, False), (folders / "train", True)):
+        assert main([*command, "--data", str(data), "--output", str(target)]) == 0
+        assert ("flatter an interpreter that learnt from the same pictures" in target.read_text()) == flatters
 
 
 def test_from_a_shell(tmp_path: Path) -> None:

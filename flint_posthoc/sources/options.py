@@ -17,6 +17,7 @@ from ..arrays import ImageShape
 from ..classifier.adapter import Crop, Normalization, find_adapter
 from ..errors import ClassNamesError, ConfigurationError, FlintWarning
 from ..explainer import FlintExplainer
+from ..learning.presets import FlintConfig
 from .classifiers import build_classifier
 from .pictures import ImageForm, InOrder, LabelledPictures, PictureDataset, ReadablePictures, most_channels
 
@@ -100,7 +101,14 @@ class ReadingOptions:
         return numbers[0], numbers[1], numbers[2]
 
     def explainer(
-        self, model: nn.Module, form: ImageForm, pictures: LabelledPictures | None, *, device: str, num_attributes: int | None = None
+        self,
+        model: nn.Module,
+        form: ImageForm,
+        pictures: LabelledPictures | None,
+        *,
+        device: str,
+        num_attributes: int | None = None,
+        config: FlintConfig | None = None,
     ) -> FlintExplainer:
         """Not fitted yet. Classes that the adapter cannot name are called as the folders are, where there are as many."""
         shape = form.shape or (pictures and tuple(form(pictures[0][0]).shape))
@@ -114,6 +122,7 @@ class ReadingOptions:
             normalization=form.normalization,
             input_size=(shape[0], shape[1], shape[2]),
             num_attributes=num_attributes,
+            config=config,
             output_kind=self.output_kind,
             device=device,
         )
