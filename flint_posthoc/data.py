@@ -6,6 +6,7 @@ by itself is one batch; a map-style data set of single images (C, H, W) is read 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +31,12 @@ from .arrays import Images, ImageShape
 from .errors import (
     BatchFormatError,
     EmptyDataError,
+    FlintWarning,
     ImageShapeError,
+    LabelRangeError,
     NonFinitePixelsError,
 )
-from .labels import LABEL_POLICIES, Labels, warn_left_out, warn_of_other_classes
+from .labels import LABEL_POLICIES, Labels, other_classes, warn_left_out
 from .loading import ALLOWED, changed_loader, collate, describe, images_in, is_map_style, is_one_batch, iterable, parts_of, readable
 from .loading import Data as Data
 from .randomness import preserved_random_state
@@ -63,7 +66,8 @@ def batches(
     Args:
         image_shape: (C, H, W) of every image; ``None``: the first batch decides.
         num_classes: labels must be in [0, num_classes); ``None``: they must not be negative.
-            Where the data set names another number of classes, as a folder of ten beside an ImageNet classifier, its labels are left out.
+            Where the data set names another number of classes, as a folder of ten beside an ImageNet classifier, its labels are left
+            out, and refused as "required" ones and "targets".
         labels: "required": classes. "targets": one-hot and soft ones (B, num_classes) too. "counted": those too, or none; other (B, n) are
             left out, with one warning a pass. "optional": the same, each row of shares as its largest class. "label_sets": 0 or 1 for each
             image and class (B, num_classes). "ignored": none is looked at.
@@ -73,9 +77,7 @@ def batches(
         names the batch, counted from 0.
     """
     expected, empty, warned = image_shape, True, False
-    if labels in ("counted", "optional") and num_classes is not None and (named := folders_of(data)) not in (None, num_classes):
-        warn_of_other_classes(named, num_classes)
-        labels = "ignored"
+    labels = _own_labels(data, num_classes, labels)
     for index, item in enumerate(readable(iterable(data))):
         place = f"batch {index}"
         raw_images, raw_labels = _unpack(item, place)
@@ -90,6 +92,19 @@ def batches(
             yield Batch(images.to(device), None if checked is None else checked.to(device))
     if empty:
         raise EmptyDataError(f"the data ({type(data).__name__}) holds no images")
+
+
+def _own_labels(data: Data, num_classes: int | None, labels: Labels) -> Labels:
+    """What may be made of labels, which may count other classes. Raises ``LabelRangeError`` where they are needed and do."""
+    named = None if num_classes is None else folders_of(data)
+    if named in (None, num_classes):
+        return labels
+    if labels in ("required", "targets"):
+        raise LabelRangeError(other_classes(named, num_classes))
+    if labels in ("counted", "optional"):
+        warnings.warn(f"labels are left out: {other_classes(named, num_classes)}", FlintWarning, stacklevel=3)
+        return "ignored"
+    return labels
 
 
 def folders_of(data: Data) -> int | None:
@@ -127,9 +142,10 @@ class FirstPass:
                 break
         self.images = next(batches(self._head, device="cpu", labels="ignored")).images
 
-    def require_labels(self, num_classes: int, labels: Labels) -> None:
-        """Raise ``MissingLabelsError``, ``LabelRangeError`` or ``BatchFormatError`` unless the first batch has such ``labels``."""
-        next(batches(self._head, device="cpu", num_classes=num_classes, labels=labels))
+    def labels(self, num_classes: int, labels: Labels) -> Tensor:
+        """Those of the first batch. Raises ``MissingLabelsError``, ``LabelRangeError`` or ``BatchFormatError`` where it has none."""
+        known = _own_labels(self.data, num_classes, labels)
+        return next(batches(self._head, device="cpu", num_classes=num_classes, labels=known)).labels  # type: ignore[return-value]
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._head

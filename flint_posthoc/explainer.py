@@ -222,7 +222,7 @@ class FlintExplainer(Explanations):
             validation: the same, to judge each epoch by.
             epochs, max_steps: how long; where neither is given as long as the config says, by default what the size of the data asks for.
             batch_size, learning_rate, weights, schedule, seed: the config's, where ``None``.
-            cache: where f's activations are kept, unless it learns: "memory", "disk" (in half precision, in a temporary folder), "off" (f
+            cache: where the activations of the frozen f are kept: "memory", "disk" (in half precision, in a temporary folder), "off" (f
                 runs in every epoch), "auto" (the first of these that has the room), or one built before.
             precision: of f's pass and of learning from it: "float32", "bfloat16" (as autocast does it; of f's training too), or "auto":
                 bfloat16 for a frozen float32 classifier of photographs, on hardware that multiplies it; weights stay in float32.
@@ -256,8 +256,9 @@ class FlintExplainer(Explanations):
             notes = (*prepared.notes, *range_notes(self._request, prepared.normalization, first_images))
             read = prepared.view.labels("targets" if self.joint else "counted")
             if self.joint:
-                first_pass.require_labels(prepared.view.num_classes, read)
-            if validation is not None:
+                labels = first_pass.labels(prepared.view.num_classes, read)
+                config.joint.check(prepared.view.kind, labels.to(self.device), prepared.view.num_classes)
+            if validation is not None and validation is not data:  # whose first batch was looked at; a loader's workers begin anew
                 look_at(validation, prepared.image_shape, prepared.view.num_classes, read)
             num_attributes = self.num_attributes or automatic_num_attributes(prepared.view.num_classes)
             result = fit(prepared, num_attributes, config, request, self.device)

@@ -88,13 +88,11 @@ def warn_left_out(labels: Any, num_classes: int | None, place: str) -> None:
     )
 
 
-def warn_of_other_classes(named: int, num_classes: int) -> None:
-    """Say that labels count other classes."""
-    warnings.warn(
-        f"labels are left out: the data set has {named} classes, {num_classes} are explained. FlintExplainer(model, classes=[…]) explains "
-        "those of the data, in their order; a target_transform makes its labels positions among the explained ones",
-        FlintWarning,
-        stacklevel=3,
+def other_classes(named: int | None, num_classes: int | None) -> str:
+    """That labels count other classes, and what to do about it."""
+    return (
+        f"the data set has {named} classes, {num_classes} are explained. FlintExplainer(model, classes=[…]) explains those of the data, in "
+        "their order; a target_transform makes its labels positions among the explained ones"
     )
 
 

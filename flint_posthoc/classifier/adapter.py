@@ -129,12 +129,20 @@ class OutputKind(Protocol):
         """The class that is explained unless another one is asked for."""
         ...
 
+    def decisions(self, logits: Logits) -> Tensor:
+        """What is decided of each image: its class (B, 1), or of each label whether it has that (B, C)."""
+        ...
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The decisions that the labels ask for."""
+        ...
+
     def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
-        """Where two sets of logits lead to the same decision."""
+        """Where two sets of logits lead to the same decisions."""
         ...
 
     def right(self, logits: Logits, labels: Tensor) -> PerImageFlag:
-        """Where the decision is what the labels say."""
+        """Where the decisions are what the labels say."""
         ...
 
     def label_loss(self, logits: Logits, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Scalar:
@@ -142,8 +150,18 @@ class OutputKind(Protocol):
         ...
 
 
+class _Deciding:
+    """Images are decided alike, or rightly, where all that is decided of them is."""
+
+    def agreement(self: OutputKind, first: Logits, second: Logits) -> PerImageFlag:
+        return (self.decisions(first) == self.decisions(second)).all(dim=1)
+
+    def right(self: OutputKind, logits: Logits, labels: Tensor) -> PerImageFlag:
+        return (self.decisions(logits) == self.wanted(labels)).all(dim=1)
+
+
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(_Deciding):
     """One class of C: softmax over (B, C) logits."""
 
     name: str = "categorical"
@@ -165,11 +183,11 @@ class Categorical:
     def prediction(self, logits: Logits) -> ClassIndex:
         return logits.argmax(dim=1)
 
-    def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
-        return first.argmax(dim=1) == second.argmax(dim=1)
+    def decisions(self, logits: Logits) -> Tensor:
+        return self.prediction(logits)[:, None]
 
-    def right(self, logits: Logits, labels: Tensor) -> PerImageFlag:
-        return self.prediction(logits) == class_of(labels)
+    def wanted(self, labels: Tensor) -> Tensor:
+        return class_of(labels)[:, None]
 
     def label_loss(self, logits: Logits, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Scalar:
         return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
@@ -188,7 +206,7 @@ class Binary(Categorical):
 
 
 @dataclass(frozen=True)
-class Multilabel:
+class Multilabel(_Deciding):
     """C labels, each with a sigmoid of its own, of which an image may have several or none; L_of and L_pred are summed over them.
 
     Decisions agree, and are right, where all labels are. Explained unless another one is asked for: the label with the largest logit.
@@ -213,11 +231,11 @@ class Multilabel:
     def prediction(self, logits: Logits) -> ClassIndex:
         return logits.argmax(dim=1)
 
-    def agreement(self, first: Logits, second: Logits) -> PerImageFlag:
-        return ((first > 0) == (second > 0)).all(dim=1)
+    def decisions(self, logits: Logits) -> Tensor:
+        return logits > 0
 
-    def right(self, logits: Logits, labels: Tensor) -> PerImageFlag:
-        return ((logits > 0) == (labels > 0.5)).all(dim=1)
+    def wanted(self, labels: Tensor) -> Tensor:
+        return labels > 0.5
 
     def label_loss(self, logits: Logits, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Scalar:
         smoothed = labels.to(logits) * (1 - smoothing) + smoothing / 2

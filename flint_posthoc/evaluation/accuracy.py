@@ -53,9 +53,12 @@ class AccuracyComparison:
         return with_notes(lines, self.notes)
 
     def verdict(self) -> str:
-        """What the interval says, in words."""
-        if self.difference.low <= 0 <= self.difference.high or sign_test(self.only_classifier, self.only_reference) > 1 - LEVEL:
+        """What the interval says, in words, and where that is a near thing, what a sign test does."""
+        if self.difference.low <= 0 <= self.difference.high:
             return "these images do not tell them apart"
+        chance = sign_test(self.only_classifier, self.only_reference)
+        if chance > 1 - LEVEL:
+            return f"these images do not tell them apart all the same, by a sign test (p = {chance:.2f})"
         return f"the classifier is {'better' if self.difference.mean > 0 else 'worse'} than the reference"
 
     def to_dict(self) -> dict[str, Any]:

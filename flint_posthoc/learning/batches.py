@@ -8,9 +8,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from ..arrays import Activations, Images, ImageShape, Logits, PerImageFlag
+from ..arrays import Activations, Images, ImageShape, Logits
 from ..classifier.view import ClassifierView, OpenView, ViewPass
 from ..data import Batch, Data, batches
 from ..errors import EmptyDataError
@@ -31,7 +32,7 @@ class LearningBatch(NamedTuple):
     target: Images  # the classifier's input at the decoder's resolution
     classes: Tensor  # (b,) the class an image counts under: its label, or f's prediction where there is none
     prediction: Tensor | None = None  # L_pred of these images, with its graph; by design only
-    right: PerImageFlag | None = None  # where f's decision is what the labels say; by design only
+    right: Bool[Tensor, "b decisions"] | None = None  # which of f's decisions are what the labels say; by design only
 
     def to(self, device: torch.device) -> LearningBatch:
         """The same batch on ``device``."""
@@ -159,7 +160,7 @@ class BatchReader(NamedTuple):
         """What f's pass over ``images`` gave, at the resolutions of Ψ and d."""
         kind, logits = self.view.kind, passed.logits
         classes = kind.prediction(logits) if labels is None else class_of(labels)
-        right = None if labels is None or self.labels != "targets" else kind.right(logits, labels)
+        right = None if labels is None or self.labels != "targets" else kind.decisions(logits) == kind.wanted(labels)
         return LearningBatch(self.reduce(passed.activations), logits, area_resize(images, self.resolution), classes, prediction, right)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,17 +98,18 @@ def whole_stream(passes: Iterable[LearningBatch], images: int | None) -> Generat
         )
 
 
-def within(passes: Iterable[LearningBatch], image_bytes: int, room: float) -> Generator[LearningBatch, None, None]:
+def within(passes: Generator[LearningBatch, None, None], image_bytes: int, room: float) -> Generator[LearningBatch, None, None]:
     """``passes`` as long as what is kept of them fits."""
     seen = 0
-    for batch in passes:
-        seen += batch.images()
-        if seen * image_bytes > room:
-            raise MemoryExhaustedError(
-                f"the activations of the first {seen:,} images fill the {room / 2**30:.1f} GiB that may be filled, and the data did not "
-                "say how many there are; pass cache='disk'"
-            )
-        yield batch
+    with closing(passes):  # now, rather than when the last one who keeps the error forgets it
+        for batch in passes:
+            seen += batch.images()
+            if seen * image_bytes > room:
+                raise MemoryExhaustedError(
+                    f"the activations of the first {seen:,} images fill the {room / 2**30:.1f} GiB that may be filled, and the data did "
+                    "not say how many there are; pass cache='disk'"
+                )
+            yield batch
 
 
 def held(passes: Iterable[LearningBatch], *, at_any_price: bool) -> list[LearningBatch] | None:

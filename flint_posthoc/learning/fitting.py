@@ -42,8 +42,6 @@ from .presets import FlintConfig
 from .request import FitRequest
 from .trainer import BatchSource, Trainer
 
-REFITTED = "once the classifier was done, an interpreter was fitted to it anew"
-
 
 class FitResult(NamedTuple):
     """What a fit gives: the interpreter, what the data was, and how it went."""
@@ -54,8 +52,9 @@ class FitResult(NamedTuple):
 
     def after(self, joint: FitResult) -> FitResult:
         """With the history of the fit in which f became what it is."""
-        history = joint.history.followed_by(self.history)
-        return self._replace(history=dataclasses.replace(history, notes=(*history.notes, REFITTED)))
+        history, first = joint.history.followed_by(self.history), len(joint.history)
+        told = f"once the classifier was done, an interpreter was fitted to it anew: epochs {first} to {len(history) - 1}"
+        return self._replace(history=dataclasses.replace(history, notes=(*history.notes, told)))
 
 
 @contextlib.contextmanager
@@ -95,7 +94,7 @@ def _refit_config(config: FlintConfig) -> FlintConfig:
 def _refit_request(request: FitRequest, seed: int) -> FitRequest:
     """As if nothing had gone before: a shuffling loader's order hangs on the global state."""
     seed_global_states(seed)
-    cache = "off" if any(gather(augments(request.data))) else "auto"
+    cache = "off" if any(gather(augments(request.data))) else request.cache
     first_pass = FirstPass(own_part(request.data).needed())
     return dataclasses.replace(request, first_pass=first_pass, cache=cache, checkpoint_dir=None, resume=False, joint=False)
 
@@ -147,6 +146,7 @@ class _Fit:
         account = AccuracyChange("training" if request.validation is None else "validation", samples, before, after)
         frozen = frozen_parts(self.prepared.view.model)
         notes += (f"{len(frozen)} parameters were frozen and stayed as they are: {', '.join(frozen[:5])}",) if frozen else ()
+        notes += _absent(self.prepared, summary)
         history = dataclasses.replace(history, notes=(*history.notes, *notes), account=account)
         return FitResult(self.interpreter, summary, history)
 
@@ -186,7 +186,8 @@ class _Fit:
     def identity(self, source: BatchSource, summary: DataSummary) -> dict[str, Any]:
         """What a checkpoint must share with the fit that goes on from it."""
         own_loss, view = self.config.joint.prediction_loss, self.prepared.view
-        told = dataclasses.asdict(dataclasses.replace(self.config, joint=dataclasses.replace(self.config.joint, prediction_loss=None)))
+        learning = dataclasses.replace(self.config.joint, prediction_loss=None, refit_steps="auto")  # the refit comes afterwards
+        told = dataclasses.asdict(dataclasses.replace(self.config, joint=learning))
         note = _note(source)
         components = source.components if isinstance(source, CachedBatches) else None
         return {
@@ -200,6 +201,7 @@ class _Fit:
             "config": told,
             "joint": self.request.joint,
             "prediction_loss": getattr(own_loss, "__qualname__", type(own_loss).__qualname__),
+            **({"judged": True} if self.request.joint and self.request.validation is not None else {}),  # which chooses the epoch
             **({"cache": note} if note else {}),  # other precisions and orders end elsewhere
             **({"components": components.digest} if components else {}),
         }
@@ -219,9 +221,17 @@ def _start(interpreter: Interpreter, source: JointBatches, request: FitRequest) 
     """From an earlier fit where it has the same shapes, else from data; and what to say of it."""
     if request.start is not None and request.start.config == interpreter.config and _sizes(request.start) == _sizes(interpreter):
         interpreter.load_state_dict(request.start.state_dict())
-        return ("the interpreter started from an earlier fit of this explainer",)
+        return ("the interpreter beside which f learnt started from an earlier fit of this explainer",)
     interpreter.initialize_from(initial_activations(source))
     return ()
+
+
+def _absent(prepared: PreparedClassifier, summary: DataSummary) -> tuple[str, ...]:
+    """That there are classes which f could not learn of."""
+    absent = [name for name, count in zip(prepared.class_names, summary.class_counts, strict=True) if not count]
+    if not absent or not prepared.view.kind.one_label:
+        return ()
+    return (f"no image of {len(absent)} of {len(summary.class_counts)} classes was there to learn from: {', '.join(absent[:5])}",)
 
 
 def _sizes(interpreter: Interpreter) -> dict[str, torch.Size]:

@@ -24,6 +24,8 @@ class EpochRecord:
         fidelity: share of training images on which g and f agree.  revived: silent attributes re-initialised in this epoch.
         validation_fidelity, validation_kl_divergence: on the validation data, where it was given.
         prediction, accuracy, validation_accuracy: by design only: L_pred, f's accuracy on training and on validation images.
+        validation_score: likewise, in [0, 2], what the best epoch is chosen by: the share of decisions that f has right on validation
+            images, and the share that g has right with it.
         seconds: wall clock, not part of equality.
     """
 
@@ -41,6 +43,7 @@ class EpochRecord:
     validation_fidelity: float | None = None
     validation_kl_divergence: float | None = None
     validation_accuracy: float | None = None
+    validation_score: float | None = None
     prediction: float | None = None
     accuracy: float | None = None
     seconds: float = field(default=0.0, compare=False)

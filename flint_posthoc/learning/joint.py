@@ -5,12 +5,13 @@ f's logits are detached in L_of, its activations are not: L_int shapes what f's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arrays import Images, Logits, Scalar
@@ -48,13 +49,15 @@ class JointSettings:
     weight_decay: float = 5e-4
     prediction_weight: float = 10.0
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | None = None
+    class_weights: tuple[float, ...] | Sequence[float] | Tensor | NDArray[Any] | None = None  # kept as a tuple
     prediction_loss: PredictionLoss | None = None
     gradient_clip: float | None = None
     keep_best: bool = True
     refit_steps: int | str = "auto"
 
     def __post_init__(self) -> None:
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and self.prediction_weight >= 0 and 0 <= self.label_smoothing < 1):
             raise ConfigurationError(f"joint settings need a positive learning_rate, weights >= 0, label_smoothing in [0, 1): {self}")
         if self.refit_steps != "auto" and not (isinstance(self.refit_steps, int) and self.refit_steps >= 0):
@@ -66,14 +69,30 @@ class JointSettings:
         if self.class_weights is not None and not all(weight >= 0 for weight in self.class_weights):
             raise ConfigurationError(f"class_weights must not be negative, got {self.class_weights}")
 
+    def check(self, kind: OutputKind, labels: Tensor, num_classes: int) -> None:
+        """Raises ``ConfigurationError`` where L_pred of such labels is no number, or nothing that f could learn from."""
+        if not self.loss(kind, torch.zeros(len(labels), num_classes, device=labels.device, requires_grad=True), labels).requires_grad:
+            raise ConfigurationError("what prediction_loss gives has no gradient: is it detached, or computed outside of torch?")
+
     def loss(self, kind: OutputKind, logits: Logits, labels: Tensor) -> Scalar:
-        """L_pred of one mini-batch, before its weight. Raises ``ConfigurationError`` for class weights of another number."""
+        """L_pred of one mini-batch, before its weight.
+
+        Raises:
+            ConfigurationError: class weights of another number, or a ``prediction_loss`` that gives something else than a number.
+        """
         if self.prediction_loss is not None:
-            return self.prediction_loss(logits, labels)
+            return _one_number(self.prediction_loss(logits, labels))
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
             raise ConfigurationError(f"{len(self.class_weights)} class weights for {logits.shape[1]} classes")
         weight = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         return kind.label_loss(logits, labels, weight, self.label_smoothing)
+
+
+def _one_number(found: Any) -> Scalar:
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        told = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigurationError(f"prediction_loss must give the mean over the images as a tensor of one number, got {told}")
+    return found.reshape(())
 
 
 class JointBatches:
@@ -98,6 +117,8 @@ class JointBatches:
         reader, labels = self.reader, batch.labels
         passed = _one_pass(run, batch.images)
         loss = self.settings.loss(reader.view.kind, passed.logits, labels)  # type: ignore[arg-type]
+        if not loss.requires_grad:
+            raise ConfigurationError("no gradient goes from the loss back to the classifier: does its forward run in torch.no_grad()?")
         return reader.learning_batch(batch.images, passed, labels, loss)
 
 

@@ -21,7 +21,7 @@ class FitRequest:
 
     Attributes:
         data: to be read in later epochs, where nothing is cached.  first_pass: the same data, begun.
-        cache: "auto", "memory", "disk", "off", or an ``ActivationCache`` that was built before.
+        cache: "auto", "memory", "disk", "off", or an ``ActivationCache`` that was built before; of a frozen f.
         checkpoint_dir: where the state after every epoch is kept.  resume: whether to go on from there.
         joint: whether f learns too.  start: an interpreter to begin with.
         precision: of f's pass and of learning from it: "float32", "bfloat16", or "auto" (bfloat16 for photographs, where it pays).
@@ -41,6 +41,8 @@ class FitRequest:
     def __post_init__(self) -> None:
         if not isinstance(self.cache, ActivationCache) and self.cache not in CACHES:
             raise ConfigurationError(f"cache must be one of {sorted(CACHES)} or an ActivationCache, got {self.cache!r}")
+        if isinstance(self.cache, ActivationCache) and self.joint:
+            raise ConfigurationError(f"with joint=True the classifier changes, so {self.cache} is of no use; name a way, {sorted(CACHES)}")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         if self.resume and self.checkpoint_dir is None:

@@ -44,11 +44,12 @@ class BatchSource(Protocol):
 
 
 class Judgement(NamedTuple):
-    """Of f and g on the validation data; of f by design only."""
+    """Of f and g on the validation data; ``accuracy``, f's, and ``score`` by design only."""
 
     fidelity: float | None = None
     kl_divergence: float | None = None
     accuracy: float | None = None
+    score: float | None = None
 
 
 class Trainer:
@@ -117,8 +118,8 @@ class Trainer:
         if self.best is None:
             return history
         self.learnt.load_state_dict(self.best)
-        scores = list(map(_joint_score, history))
-        told = f"the weights are those of epoch {scores.index(max(scores)) + 1} of {len(scores)}, which was best on validation data"
+        kept = max(history, key=lambda record: (_score(record), record.epoch))
+        told = f"the weights are those of epoch {kept.epoch} of 0 to {history[-1].epoch}, which was best on validation data"
         return dataclasses.replace(history, notes=(*history.notes, told))
 
     def _save(self, history: FitHistory) -> None:
@@ -129,9 +130,9 @@ class Trainer:
     def _kept_best(self, history: FitHistory, record: EpochRecord) -> FitHistory:
         """``history`` with ``record``; the weights are kept where f and g together were never better on validation data."""
         longer = dataclasses.replace(history, records=(*history.records, record))
-        if self.classifier is None or not self.joint.keep_best or record.validation_accuracy is None:
+        if self.classifier is None or not self.joint.keep_best or record.validation_score is None:
             return longer
-        if _joint_score(record) > max(map(_joint_score, history), default=-1.0):
+        if _score(record) == max(map(_score, longer)):  # of epochs that are as good the last, which learnt longest
             self.best = {name: value.detach().clone() for name, value in self.learnt.state_dict().items()}
         return longer
 
@@ -176,6 +177,7 @@ class Trainer:
             validation_fidelity=judged.fidelity,
             validation_kl_divergence=judged.kl_divergence,
             validation_accuracy=judged.accuracy,
+            validation_score=judged.score,
             prediction=means.prediction if by_design else None,
             accuracy=means.accuracy if by_design else None,
             seconds=seconds,
@@ -299,14 +301,16 @@ class Trainer:
     def _validate(self) -> Judgement:
         if self.validation is None:
             return Judgement()
-        sums = torch.zeros(4, dtype=torch.float64)
+        sums = torch.zeros(5, dtype=torch.float64)
         for batch in (batch.to(self.silent_steps.device) for batch in self.validation):
             _, logits = self.interpreter.attributes_and_logits(batch.activations)
             divergence = self.kind.cross_entropy(batch.logits, logits) - self.kind.entropy(batch.logits)
-            counts = torch.stack([self.kind.agreement(batch.logits, logits).sum(), divergence.sum(), _right(batch)])
+            alike = self.kind.decisions(batch.logits) == self.kind.decisions(logits)
+            counts = torch.stack([alike.all(dim=1).sum(), divergence.sum(), _right(batch), _joint_score(batch, alike)])
             sums += torch.cat([torch.tensor([len(logits)]), counts.cpu()])
-        count, agreeing, divergence, right = sum_(sums).tolist()
-        return Judgement(agreeing / count, divergence / count, None if self.classifier is None else right / count)
+        count, *found = sum_(sums).tolist()
+        agreeing, divergence, right, score = (value / count for value in found)
+        return Judgement(agreeing, divergence) if self.classifier is None else Judgement(agreeing, divergence, right, score)
 
 
 def _own_share(batch: LearningBatch, images: int) -> Tensor:
@@ -316,16 +320,26 @@ def _own_share(batch: LearningBatch, images: int) -> Tensor:
 
 def _right(batch: LearningBatch) -> Tensor:
     """How many images f has right; 0 where nobody asked."""
-    return batch.logits.new_zeros(()) if batch.right is None else batch.right.sum()
+    return batch.logits.new_zeros(()) if batch.right is None else batch.right.all(dim=1).sum()
 
 
-def _joint_score(record: EpochRecord) -> float:
-    """How good f and g together were on validation data: how often f was right, and how often, at least, g was right with it.
+def _joint_score(batch: LearningBatch, alike: Tensor) -> Tensor:
+    """How good f and g together are, a sum over images: the share of its decisions that f has right, and that g has right with it.
 
-    Accuracy and fidelity alone would favour an f that says one class for everything, as untrained ones do, and a g that repeats it.
+    Accuracy and fidelity alone would favour an f that says one class for everything, as untrained ones do, and a g that repeats it; where
+    an image has many labels, nearly none has all of them right.
+
+    Args:
+        alike: (b, decisions), where g decides as f does.
     """
-    right = record.validation_accuracy or 0.0
-    return right + max(0.0, right + (record.validation_fidelity or 0.0) - 1)
+    if batch.right is None:
+        return batch.logits.new_zeros(())
+    return (batch.right.float() + (batch.right & alike).float()).mean(dim=1).sum()
+
+
+def _score(record: EpochRecord) -> float:
+    """Below all others where there was nothing to judge by."""
+    return -1.0 if record.validation_score is None else record.validation_score
 
 
 def _count(source: BatchSource) -> int:

@@ -185,5 +185,5 @@ def test_bad_input_is_refused(learnt: FlintExplainer, reference: nn.Module, pixe
 
 def test_few_images_do_not_tell_two_classifiers_apart() -> None:
     """Five against none is an even chance's doing in one case of sixteen."""
-    assert counted(900, 5, 0, 95).verdict() == "these images do not tell them apart"
+    assert counted(900, 5, 0, 95).verdict() == "these images do not tell them apart all the same, by a sign test (p = 0.06)"
     assert counted(900, 9, 0, 91).verdict() == "the classifier is better than the reference"

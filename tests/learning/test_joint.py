@@ -27,6 +27,7 @@ from flint_posthoc.errors import (
     TrainingDivergedError,
 )
 from flint_posthoc.learning import fitting, trainer
+from flint_posthoc.learning.batches import LearningBatch
 from flint_posthoc.learning.cache_policy import PendingPass
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.defaults import SMALL_IMAGES
@@ -230,7 +231,7 @@ def test_a_post_hoc_fit_is_what_it_starts_from() -> None:
     explain.joint = True
     settings = {"learning_rate": 1e-9, "max_steps": 1, "progress": False}
     history = explain.fit(small.loader(PIXELS, TRUTH), **settings)
-    assert history.notes == ("the interpreter started from an earlier fit of this explainer",)
+    assert history.notes == ("the interpreter beside which f learnt started from an earlier fit of this explainer",)
     name = "attribute_network.linear.weight"
     start, now = (torch.frombuffer(bytearray(stored[name]), dtype=torch.float32) for stored in (first, small.weights(explain)))
     assert torch.allclose(start, now, atol=1e-6)
@@ -348,9 +349,10 @@ def test_a_batch_of_one_with_batch_norm_is_explained() -> None:
         joint(Narrow().eval()).fit([(PIXELS[:8], TRUTH[:8]), (PIXELS[8:9], TRUTH[8:9])], progress=False)
 
 
-def test_a_class_without_images_is_no_obstacle() -> None:
+def test_a_class_without_images_is_no_obstacle_and_said() -> None:
     explain = fitted(small.tiny(), TRUTH.clamp_max(2))
     assert explain.fitted.class_means.isfinite().all()
+    assert "no image of 1 of 4 classes was there to learn from: class 3" in explain.history.notes
 
 
 # ---- best on validation, and going on ----
@@ -361,13 +363,13 @@ def test_it_ends_with_the_weights_that_were_best_on_validation() -> None:
     explain = joint(model, quick(learning_rate=0.05))
     held_out = [(small.images(60, seed=3), small.labels(small.tiny(), small.images(60, seed=3)))]
     history = explain.fit(small.loader(PIXELS, TRUTH), validation=held_out, max_steps=50, progress=False)
-    scores = [trainer._joint_score(record) for record in history]
+    scores = [record.validation_score for record in history]
     best = history[scores.index(max(scores))]
     evaluation = explain.evaluate(held_out)
     assert max(scores) > scores[-1]  # else this shows nothing
     assert evaluation.classifier_accuracy == pytest.approx(best.validation_accuracy, abs=1e-6)
     assert evaluation.fidelity == pytest.approx(best.validation_fidelity, abs=1e-6)
-    assert f"the weights are those of epoch {best.epoch + 1} of {len(history)}, which was best on validation data" in history.notes
+    assert f"the weights are those of epoch {best.epoch} of 0 to {len(history) - 1}, which was best on validation data" in history.notes
     assert history.account.data == "validation"
 
 
@@ -383,7 +385,7 @@ def test_it_ends_with_a_post_hoc_fit_of_the_classifier_that_it_made() -> None:
     assert [record.loss for record in history.records[own:]] == [record.loss for record in post_hoc]
     assert [record.epoch for record in history] == list(range(len(history)))
     assert (history[own - 1].steps, history[-1].steps, history[-1].accuracy) == (10, 30, None)
-    assert "once the classifier was done, an interpreter was fitted to it anew" in history.notes
+    assert f"once the classifier was done, an interpreter was fitted to it anew: epochs {own} to {len(history) - 1}" in history.notes
 
 
 def test_the_fit_at_the_end_leaves_the_classifier_alone_and_can_be_left_out() -> None:
@@ -540,8 +542,13 @@ def test_a_fit_that_was_broken_off_while_the_interpreter_was_fitted_anew_ends_as
     assert small.weights(run("broken", resume=True)) == small.weights(unbroken)
 
 
+def flags(share: float) -> Tensor:
+    """(100, 1), the first so many hundredths true."""
+    return (torch.arange(100) < round(100 * share))[:, None]
+
+
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("one", "other"),  # what f is right on, from the first image on, and where g decides as f does, from the last image back
     [
         ((0.65, 0.10), (0.10, 1.0)),  # one class for everything, and an interpreter that says it too
         ((0.65, 0.10), (0.60, 0.10)),
@@ -552,14 +559,23 @@ def test_a_fit_that_was_broken_off_while_the_interpreter_was_fitted_anew_ends_as
 def test_the_best_epoch_is_that_of_a_classifier_that_is_right_and_an_interpreter_that_is_right_with_it(
     one: tuple[float, float], other: tuple[float, float]
 ) -> None:
-    assert score_of(*one) > score_of(*other)
+    def score(accuracy: float, fidelity: float) -> float:
+        nothing = torch.zeros(100, 1)
+        batch = LearningBatch((), nothing, nothing, torch.zeros(100, dtype=torch.int64), right=flags(accuracy))
+        return float(trainer._joint_score(batch, flags(fidelity).flip(0)))
+
+    assert score(*one) > score(*other)
 
 
-def score_of(accuracy: float, fidelity: float) -> float:
-    explain = joint()
-    explain.fit(small.loader(PIXELS, TRUTH), max_steps=1, progress=False)
-    record = dataclasses.replace(explain.history[0], validation_accuracy=accuracy, validation_fidelity=fidelity)
-    return trainer._joint_score(record)
+def test_of_epochs_that_are_as_good_the_last_is_kept() -> None:
+    model = small.tiny()
+    still = JointSettings(learning_rate=1e-12, weight_decay=0, refit_steps=0)
+    explain = joint(model, still)
+    outside = [(PIXELS, (model(PIXELS).argmax(dim=1) + 1) % 4)]  # never right, in no epoch
+    history = explain.fit(small.loader(PIXELS, TRUTH), validation=outside, max_steps=30, progress=False)
+    assert {record.validation_score for record in history} == {0.0}
+    last = len(history) - 1
+    assert f"the weights are those of epoch {last} of 0 to {last}, which was best on validation data" in history.notes
 
 
 class Spectral(small.Tiny):
