@@ -166,6 +166,8 @@ def num_images(data: Data, *, dropped: bool = False) -> int | None:
         return _num_images_of_loader(data, dropped)
     if is_one_batch(data):
         return images_in(data)
+    if isinstance(data, list | tuple):
+        return sum(map(images_in, data)) or None
     return len(data) if is_map_style(data) else None
 
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from ..data import Data, augments, is_one_shot, num_images
+from ..arrays import Images
+from ..data import Data, FirstPass, augments, is_one_shot, num_images
 from ..errors import ConfigurationError, FlintWarning, MemoryExhaustedError
+from ..measures import area_resize
 from ..memory import free_memory
 from ..processes import gather, local_size, share
 from ..splitting import is_stream
@@ -22,6 +24,7 @@ from .caching.cache import ActivationCache
 from .caching.folder import free_bytes, in_memory, temporary_folder, temporary_place
 from .caching.layout import bytes_per_image
 
+COMPARED = 8  # images of the data that are looked for in a cache
 MEMORY_SHARE = 0.5  # of the memory that is free, which an automatic cache may fill
 
 
@@ -174,19 +177,36 @@ def kept(cache: str | ActivationCache, reading: PendingPass) -> Kept:
     """A context in which the activations of ``reading`` are to be had as ``cache`` says."""
     if not isinstance(cache, ActivationCache):
         return CACHES[cache](reading)
-    _compare_images(cache, reading.data)
+    cache.check(reading.reader)
+    if _as_many(cache, reading.data) and isinstance(reading.first_pass, FirstPass):
+        _compare_pixels(cache, reading, reading.first_pass.images[:COMPARED])
     return nullcontext(cache)
 
 
-def _compare_images(cache: ActivationCache, data: Data) -> None:
-    """A fit learns from all that a cache holds, whatever data it was given: refused where these are more images, for fear of test data."""
+def _compare_pixels(cache: ActivationCache, reading: PendingPass, images: Images) -> None:
+    """Refused are other images, or the same ones prepared otherwise, as far as the first ones tell; what augments is other each time."""
+    strangers = cache.strangers(area_resize(images, reading.reader.resolution))
+    if strangers and not augments(reading.data):
+        raise ConfigurationError(
+            f"the activation cache holds other images than the data, or the same ones prepared in another way: {strangers} of the first "
+            f"{len(images)} are not in it. Make one of this data: explain.cache(data)"
+        )
+
+
+def _as_many(cache: ActivationCache, data: Data) -> bool:
+    """Whether the cache holds as many images as the data, as far as that is known. A fit learns from all that it holds, whatever data it
+    is given: refused where these are more, for fear of test data.
+    """
     images = None if is_stream(data) else num_images(data)
-    if images is None or images <= len(cache) <= num_images(data, dropped=True):  # type: ignore[operator]
-        return
+    if images is None:
+        return False
+    if images <= len(cache) <= num_images(data, dropped=True):  # type: ignore[operator]
+        return True
     told = f"the activation cache holds {len(cache):,} images, the data {images:,}"
     if images < len(cache):
         raise ConfigurationError(f"{told}: a fit learns from all that the cache holds; take a part of it (cache.part) or one of this data")
     warnings.warn(f"{told}; what is learnt from are those of the cache", FlintWarning, stacklevel=2)
+    return False
 
 
 def _warned_of_augmentation(reading: PendingPass) -> bool:

@@ -38,7 +38,6 @@ def source_of(
             warn_small_batches(summary.images // per_epoch, num_attributes)
             yield LiveBatches(reader, request.data, per_epoch), summary
             return
-        cache.check(reader)
         warn_small_batches(min(batch_size, len(cache)), num_attributes)
         narrow, bfloat16 = reader.max_channels is not None, reader.bfloat16
         seed, device = config.settings.seed, reader.device

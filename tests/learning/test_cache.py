@@ -36,6 +36,7 @@ from flint_posthoc.learning.caching.order import windows
 from flint_posthoc.learning.caching.rows import RowsInMemory
 from flint_posthoc.learning.checkpoint import FitCheckpoint
 from flint_posthoc.learning.trainer import Trainer
+from flint_posthoc.storage import write_tensors
 
 PLAIN = Normalization((0.0, 0.0), (1.0, 1.0))
 
@@ -414,6 +415,41 @@ def test_a_post_hoc_fit_takes_soft_labels_and_does_without_those_that_are_none()
     with pytest.warns(FlintWarning, match="labels are .* no shares of 4 classes; they are not looked at"):
         none.fit([(pixels, torch.ones(40, 9))], max_steps=1, progress=False)
     assert torch.equal(none.fitted.class_means, small.fitted(model, pixels).fitted.class_means)
+
+
+OTHERS = {
+    "other images": lambda pixels: small.images(seed=9),
+    "prepared otherwise": lambda pixels: pixels * 0.2 - 1,
+    "in a list": lambda pixels: list((pixels + 0.1).split(16)),
+    "through a loader": lambda pixels: DataLoader(pixels.flip(3), batch_size=16, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("others", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("precision", ["memory", "float32", "float16", "bfloat16"])
+def test_a_cache_of_other_data_is_refused(others: Any, precision: str, tmp_path: Path) -> None:
+    explain, pixels = small.explainer(), small.images()
+    on_disk = {} if precision == "memory" else {"folder": tmp_path / "cache", "precision": precision}
+    cache = explain.cache(pixels, progress=False, **on_disk)
+    if on_disk:
+        cache = ActivationCache.open(tmp_path / "cache")
+    with pytest.raises(ConfigurationError, match="8 of the first 8 are not in it"):
+        explain.fit(others(pixels), cache=cache, progress=False)
+    for own in (pixels, list(pixels.split(7)), DataLoader(pixels, batch_size=16, shuffle=True)):
+        explain.fit(own, cache=cache, max_steps=1, progress=False)
+
+
+def test_a_cache_written_by_an_earlier_version_knows_no_marks_and_is_read(tmp_path: Path) -> None:
+    explain, pixels = small.explainer(), small.images()
+    with patch("flint_posthoc.learning.caching.disk.write_tensors", lambda path, tensors: write_tensors(path, _without_marks(tensors))):
+        explain.cache(pixels, folder=tmp_path, progress=False)
+    cache = ActivationCache.open(tmp_path)
+    assert cache.rows.marks is None
+    explain.fit(pixels, cache=cache, max_steps=1, progress=False)
+
+
+def _without_marks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if name != "marks"}
 
 
 def test_a_summary_of_nothing_is_refused() -> None:

@@ -152,3 +152,25 @@ def test_going_on_needs_the_same_judges_and_any_fit_at_the_end(tmp_path: Any, mo
         run(7, resume=True)
     explain = run(0, validation=[(PIXELS, TRUTH)], resume=True)
     assert explain.history[-1].steps == 5
+
+
+class Persistent:
+    """One iterator for all, which begins anew for whoever asks, as that of a loader whose workers stay."""
+
+    def __init__(self) -> None:
+        self.rest, self.read = iter(()), list[int]()
+
+    def __iter__(self) -> Any:
+        self.rest = iter(range(5))
+        return self._batches()
+
+    def _batches(self) -> Any:
+        while (number := next(self.rest, None)) is not None:
+            self.read.append(number)
+            yield PIXELS[8 * number : 8 * number + 8]
+
+
+def test_validation_on_what_is_learnt_from_takes_no_image_out_of_the_first_pass() -> None:
+    data = Persistent()
+    small.explainer().fit(data, validation=data, max_steps=1, progress=False)
+    assert data.read[:5] == [0, 1, 2, 3, 4]

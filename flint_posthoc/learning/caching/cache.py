@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...arrays import Maps
+from ...arrays import Images, Maps
 from ...errors import ClassifierMismatchError, ConfigurationError
 from ...processes import local_size, size, together
 from ...storage import StrPath, fingerprint
@@ -19,9 +20,11 @@ from ..batches import BatchReader, DataSummary, LearningBatch
 from ..settings import epoch_seed
 from .components import Components, in_components
 from .disk import Origin, open_cache, write_cache
-from .layout import Narrowing, RowLayout, bytes_per_image, check_precision
+from .layout import Narrowing, RowLayout, bytes_per_image, check_precision, marks
 from .row_ranges import RowRange, found_folder, part_folder
 from .rows import Rows, RowsInMemory, RowsOnDisk
+
+SAME_MARK = 2e-3  # how far half precision, and another batch, move the mean of many pixels
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,14 @@ class ActivationCache:
             raise ConfigurationError(
                 f"the activation cache holds (layers, map shapes, classes, resolution) {found}, this fit needs {expected}"
             )
+
+    def strangers(self, targets: Images) -> int:
+        """How many of these images (b, channels, h, w), at the decoder's resolution, are none of its own; 0 where that is not known."""
+        known = self.rows.marks
+        if known is None:
+            return 0
+        nearest = torch.cdist(marks(targets).cpu(), known, p=math.inf).amin(dim=1)
+        return int((nearest > SAME_MARK).sum())
 
     @property
     def _layout(self) -> RowLayout:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...errors import ArtifactError, DamagedArtifactError, EmptyDataError, NotAnArtifactError
 from ...locking import locked
@@ -18,13 +19,13 @@ from ...storage import StrPath, artifact_folder, read_json, read_tensors, writab
 from ..batches import DataSummary, DataSummarySums, LearningBatch
 from .components import Components
 from .folder import LOCK_NAME, occupied_bytes, remove_cache, require_space, writing
-from .layout import Narrowing, RowLayout, half_precision, raw
+from .layout import Narrowing, RowLayout, half_precision, marks, raw
 from .manifest import FORMAT, NAME, SUMMARY_NAME, Manifest, StoredFile, read_manifest, write_manifest
 from .rows import RowsOnDisk
 from .shards import ShardReader, ShardWriter, digest_of
 
 SUMMARY_LIMIT = 2 * 2**30  # bytes
-_MEANS = "class_means"
+_MEANS, _MARKS = "class_means", "marks"
 
 
 class Origin(NamedTuple):
@@ -33,6 +34,13 @@ class Origin(NamedTuple):
     layers: tuple[str, ...]
     class_ids: tuple[int, ...] | None
     classifier: str
+
+
+class Known(NamedTuple):
+    """What stands beside the rows: their summary, and the marks of their images."""
+
+    summary: DataSummary
+    marks: Tensor | None
 
 
 class StoredCache(NamedTuple):
@@ -70,12 +78,12 @@ def write_cache(
         require_space(folder, needed - occupied_bytes(folder), "the activations")
         remove_cache(folder)
         try:
-            summary, manifest = _write(folder, origin, passes, components, precision)
+            known, manifest = _write(folder, origin, passes, components, precision)
         except BaseException:
             with contextlib.suppress(ArtifactError):
                 remove_cache(folder)
             raise
-        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=summary), components)
+        return StoredCache(origin, RowsOnDisk(ShardReader(folder, manifest), known=known.summary, marks=known.marks), components)
 
 
 def open_cache(path: StrPath) -> StoredCache:
@@ -87,28 +95,32 @@ def open_cache(path: StrPath) -> StoredCache:
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
     reader = ShardReader(folder, manifest)
-    summary, components = _read_summary(folder, manifest)
+    known, components = _read_summary(folder, manifest)
     reader.verify()
-    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), RowsOnDisk(reader, known=summary), components)
+    rows = RowsOnDisk(reader, known=known.summary, marks=known.marks)
+    return StoredCache(Origin(manifest.layers, manifest.class_ids, manifest.classifier), rows, components)
 
 
 def _write(
     folder: Path, origin: Origin, passes: Iterator[LearningBatch], components: Components | None, precision: str
-) -> tuple[DataSummary, Manifest]:
+) -> tuple[Known, Manifest]:
     first = next(passes, None)
     if first is None:
         raise EmptyDataError("the data held no batch, there is nothing to learn from")
     layout = RowLayout.of(first, gather(half_precision(first))[0] if precision == "auto" else precision)
     writer, narrow, sums, seen = ShardWriter(folder, layout), Narrowing(layout.precision), DataSummarySums(layout.classes), _DataDigest()
+    marked: list[Tensor] = []
     for batch in chain([first], passes):
         sums.add(batch)
         seen.add(batch)
+        marked.append(marks(batch.target).cpu())
         writer.add(narrow(batch))
     writer.flush()
     narrow.warn()
-    summary = sums.result()
+    summary, known = sums.result(), torch.cat(marked)
     with writing(folder):
-        write_tensors(folder / SUMMARY_NAME, {_MEANS: summary.class_means} | ({} if components is None else components.tensors()))
+        told = {_MEANS: summary.class_means, _MARKS: known} | ({} if components is None else components.tensors())
+        write_tensors(folder / SUMMARY_NAME, told)
         manifest = Manifest(
             classifier=origin.classifier,
             layers=origin.layers,
@@ -122,7 +134,7 @@ def _write(
             shard_rows=tuple(writer.rows),
         )
         write_manifest(folder, manifest)
-    return summary, manifest
+    return Known(summary, known), manifest
 
 
 class _DataDigest:
@@ -145,19 +157,20 @@ def _stored(path: Path) -> StoredFile:
     return StoredFile(path.stat().st_size, digest_of(path))
 
 
-def _read_summary(folder: Path, manifest: Manifest) -> tuple[DataSummary, Components | None]:
+def _read_summary(folder: Path, manifest: Manifest) -> tuple[Known, Components | None]:
     path, noted, shape = folder / SUMMARY_NAME, manifest.summary, (manifest.layout.classes, *manifest.layout.target)
     if not path.exists():
         raise DamagedArtifactError(f"{path} is missing")
     tensors = read_tensors(path, limit=min(noted.nbytes, SUMMARY_LIMIT)).tensors
-    means = tensors.pop(_MEANS, None)
-    if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or _stored(path) != noted:
+    means, marked = tensors.pop(_MEANS, None), tensors.pop(_MARKS, None)
+    whole = marked is None or (marked.dim() == 2 and len(marked) == manifest.images and marked.dtype == torch.float32)
+    if means is None or tuple(means.shape) != shape or means.dtype != torch.float32 or not whole or _stored(path) != noted:
         raise DamagedArtifactError(f"{path} is damaged: it is not what was noted when it was written")
     try:
         components = Components.from_tensors(tensors, manifest.layout.maps) if tensors else None
     except (KeyError, ValueError) as error:
         raise DamagedArtifactError(f"{path} is damaged: {error}") from error
-    return DataSummary(manifest.batches, manifest.class_counts, means), components
+    return Known(DataSummary(manifest.batches, manifest.class_counts, means), marked), components
 
 
 def _refuse_whole(folder: Path, origin: Origin) -> None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ...arrays import ImageShape, MapShape
+from ...arrays import Images, ImageShape, MapShape
 from ...errors import ConfigurationError, FlintWarning
+from ...measures import area_resize
 from ..batches import BatchReader, LearningBatch
 
 STORED_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of stored maps and targets
@@ -158,3 +160,9 @@ def bytes_per_image(reader: BatchReader, precision: str) -> int:
 def blocks(rows: int, size: int) -> Iterator[Tensor]:
     """0 … rows - 1 in consecutive pieces, made one at a time."""
     return (torch.arange(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def marks(targets: Images) -> Float[Tensor, "b _"]:
+    """What images are known again by, in another precision too: the mean colours of their quarters, (b, up to 4 x channels)."""
+    quarters = (min(2, targets.shape[2]), min(2, targets.shape[3]))
+    return area_resize(targets.float(), quarters).flatten(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import EmptyDataError
 from ..batches import DataSummary, LearningBatch
-from .layout import RowLayout, blocks
+from .layout import RowLayout, blocks, marks
 from .order import Order, shuffled, whole_batches, windows
 from .shards import ShardReader
 
@@ -63,6 +63,11 @@ class RowsInMemory:
         return len(self) * self.layout.row_bytes
 
     @property
+    def marks(self) -> Tensor:
+        """What each image is known again by."""
+        return torch.cat([marks(self.stored.target[index]) for index in blocks(len(self), SUMMARY_ROWS)])
+
+    @property
     def order(self) -> Order:
         """Any row may follow any other."""
         return shuffled
@@ -93,11 +98,13 @@ class RowsOnDisk:
     Attributes:
         chosen: their numbers in the cache; ``None``: all of them.
         known: the summary that was made when they were written.
+        marks: what each image is known again by; ``None``: not known, of some rows or of a cache of an earlier version.
     """
 
     reader: ShardReader
     chosen: Tensor | None = None
     known: DataSummary | None = None
+    marks: Tensor | None = None
 
     @property
     def layout(self) -> RowLayout:
