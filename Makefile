@@ -39,14 +39,15 @@ fashion-mnist: $(INSTALLED)  ## a third party's FashionMNIST network, its sugges
 imagenette: $(INSTALLED)  ## SqueezeNet on ten ImageNet classes, three seeds (3 minutes)
 	$(BIN)/python -m examples.imagenette.run --data $(DATA) --seeds 0 1 2
 
-weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (an hour)
-	$(BIN)/python -m examples.weights.run --data $(DATA)
-	$(BIN)/python -m examples.weights.lengths --data $(DATA)
+weights: $(INSTALLED)  ## what each loss weight, a longer fit and another decoder buy, on validation splits (two hours)
+	$(BIN)/python -m examples.weights.run --tasks fashion_mnist --seeds 0 1 2 --data $(DATA)
+	$(BIN)/python -m examples.weights.run --tasks cifar10 --data $(DATA)
+	$(BIN)/python -m examples.weights.lengths --seeds 0 1 2 --data $(DATA)
 
 layers: $(INSTALLED)  ## are the suggested layers the right ones? every good choice on three checkpoints (45 minutes)
 	$(BIN)/python -m examples.layers.run --data $(DATA)
 
-pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after the two above (an hour)
+pictures: $(INSTALLED)  ## does AM+PI raise the attribute it draws, and what does it cost? after fashion-mnist and imagenette (an hour)
 	$(BIN)/python -m examples.pictures.run --data $(DATA)
 	$(BIN)/python -m examples.pictures.speed --data $(DATA)
 
@@ -80,7 +81,7 @@ PAPER_PLACES = --data $(DATA) --output $(OUTPUT)
 
 paper: paper-grey paper-quickdraw paper-cifar10 paper-recipes paper-ablations paper-questions paper-figures  ## all tables and figures of the paper (a night)
 
-paper-grey: $(INSTALLED)  ## accuracy and fidelity on MNIST and FashionMNIST, three seeds (3 hours)
+paper-grey: $(INSTALLED)  ## accuracy and fidelity on MNIST and FashionMNIST, three seeds (5 hours)
 	$(PAPER).fidelity --tasks mnist fashion_mnist --seeds 0 1 2 $(PAPER_PLACES)
 
 paper-quickdraw: $(INSTALLED)  ## the same on QuickDraw, one seed (3 hours)
@@ -119,7 +120,7 @@ paper-figures: $(INSTALLED)  ## relevance maps, samples by class, pairs with and
 
 .PHONY: bench
 
-bench: $(TEST_INSTALLED)  ## every benchmark; results go into examples/benchmarks/results (an hour)
+bench: $(TEST_INSTALLED)  ## every benchmark; results go into examples/benchmarks/results (90 minutes)
 	for name in startup parts explanations fit costs pictures memory lime fidelity; do $(BIN)/python -m examples.benchmarks.$$name --data $(DATA) || exit 1; done
 
 .PHONY: readme-picture

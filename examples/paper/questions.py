@@ -21,7 +21,7 @@ from flint_posthoc import FlintExplainer
 from flint_posthoc.canvas import Figure, save
 
 OUTSIDERS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist", "quickdraw": "mnist"}  # images of another kind and the same shape
-PROBED = 500  # test images that faithfulness intervenes on
+PROBED = 500  # test images among which faithfulness chooses those that it intervenes on
 
 
 class Answer(Protocol):
