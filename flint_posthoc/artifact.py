@@ -30,6 +30,7 @@ from .storage import (
     existing_file,
     file_digest,
     fingerprint,
+    parse_json,
     read_json,
     read_tensors,
     record,
@@ -44,7 +45,10 @@ INTERPRETER_LIMIT = 2 * 2**30  # bytes
 FORMAT = 1
 _STAYED_AS_IT_WAS = "Load the checkpoint it was fitted to, or pass allow_other_classifier=True and take what comes"
 _PASS_ADAPTER = "Pass the first one as adapter=, or allow_other_classifier=True and take what comes"
-_LEARNT_TOO = "That one learnt beside the interpreter and was saved with it: pass load_classifier=True, and this model gets its weights"
+_LEARNT_TOO = (
+    "That one learnt beside the interpreter and was saved with it: pass load_classifier=True (--load-classifier), and this model gets its "
+    "weights"
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _description(saved: SavedExplainer) -> dict[str, Any]:
 def _settings(config: FlintConfig) -> dict[str, Any]:
     """What the artefact tells of ``config`` beside its sizes: nothing, with a warning, where that could not be read again."""
     try:
-        told = json.loads(json.dumps(config.to_dict(), allow_nan=False))
+        told = parse_json(json.dumps(config.to_dict(), allow_nan=False))
         FlintConfig.from_dict(told)
     except (TypeError, ValueError) as error:
         _warn(f"these settings cannot be saved, and a fit of what is loaded will start from the defaults: {error}")

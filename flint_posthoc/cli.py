@@ -7,6 +7,7 @@ in YAML through ``--config``.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 import warnings
@@ -155,10 +156,10 @@ def evaluate(classifier: ClassifierOptions, saved: SavedOptions, loading: Loadin
     if json is not None:
         writable_folder(json.parent)
     evaluation = explainer.evaluate(judged)
-    print(evaluation)
-    _say_what_was_skipped(judged)
     if json is not None:
         write_json(json, evaluation.to_dict())
+    print(evaluation)
+    _say_what_was_skipped(judged)
 
 
 def explain(
@@ -330,12 +331,16 @@ def _call(argv: Sequence[str] | None) -> Callable[[], None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command: 0 where it went well, 2 after an error of ours, which is shown without a traceback."""
+    """Run one command: 0 where it went well, 1 where nobody reads on, 2 after an error of ours, which is shown without a traceback."""
     with warnings.catch_warnings():
         warnings.showwarning = _say
         try:
             _call(argv)()
+            sys.stdout.flush()
         except FlintError as error:
             _say(f"error: {error}")
             return 2
+        except BrokenPipeError:  # whoever read the output has read enough, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     return 0

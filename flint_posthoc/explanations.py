@@ -65,23 +65,22 @@ class Explanations:
         return interpret_locally(self.fitted, images, for_class)
 
     def global_interpretation(
-        self, data: Data, *, samples_per_class: int = 100, agreeing_only: bool = False, seed: SupportsIndex = 0
+        self, data: Data, *, samples_per_class: SupportsIndex = 100, agreeing_only: bool = False, seed: SupportsIndex = 0
     ) -> GlobalInterpretation:
         """What does each class consist of? One pass; at most ``samples_per_class`` images a class go into a mean, drawn uniformly."""
-        return interpret_globally(
-            self.fitted, data, samples_per_class=samples_per_class, agreeing_only=agreeing_only, seed=operator.index(seed)
-        )
+        samples = operator.index(samples_per_class)
+        return interpret_globally(self.fitted, data, samples_per_class=samples, agreeing_only=agreeing_only, seed=operator.index(seed))
 
     # ---- what is an attribute? ----
 
-    def exemplars(self, data: Data, pairs: Iterable[PairLike], *, k: int = 3, by: str = "interpreter") -> Exemplars:
+    def exemplars(self, data: Data, pairs: Iterable[PairLike], *, k: SupportsIndex = 3, by: str = "interpreter") -> Exemplars:
         """For each pair the ``k`` images of the class on which the attribute is strongest; one pass.
 
         Args:
             pairs: of ``global_interpretation(...).pairs()``, or plain (attribute, class).
             by: "interpreter": images that g predicts as the class; "label": of the true class.
         """
-        return find_exemplars(self.fitted, data, pairs, k=k, by=by)
+        return find_exemplars(self.fitted, data, pairs, k=operator.index(k), by=by)
 
     def maximize(
         self,
@@ -148,10 +147,10 @@ class Explanations:
         """d(Φ(x)) beside d(Φ(x) without φ_j), and their difference."""
         return contrast(self.fitted, images, attributes)
 
-    def cards(self, data: Data, pairs: Iterable[PairLike], *, k: int = 3, budget_seconds: float = 240.0) -> list[PairCard]:
+    def cards(self, data: Data, pairs: Iterable[PairLike], *, k: SupportsIndex = 3, budget_seconds: float = 240.0) -> list[PairCard]:
         """All of the above for each pair, to look at side by side; pictures are drawn until the time is spent, by falling relevance."""
         with alone():
-            return draw_cards(self.fitted, data, pairs, k=k, budget_seconds=budget_seconds)
+            return draw_cards(self.fitted, data, pairs, k=operator.index(k), budget_seconds=budget_seconds)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Images:
@@ -181,12 +180,12 @@ class Explanations:
         """Where interpreter and classifier part: agreement by class, and the table of f's classes against g's."""
         return confuse(self.fitted, data)
 
-    def shuffling(self, data: Data, *, repeats: int = 5, seed: SupportsIndex = 0) -> Shuffling:
+    def shuffling(self, data: Data, *, repeats: SupportsIndex = 5, seed: SupportsIndex = 0) -> Shuffling:
         """What g loses when attributes are permuted across images, one at a time and all, and within an image: do they carry it?"""
-        return shuffle(self.fitted, data, repeats=repeats, seed=operator.index(seed))
+        return shuffle(self.fitted, data, repeats=operator.index(repeats), seed=operator.index(seed))
 
     def baselines(
-        self, train: Data, data: Data, *, independent: nn.Module | None = None, limit: int = 10_000, seed: SupportsIndex = 0
+        self, train: Data, data: Data, *, independent: nn.Module | None = None, limit: SupportsIndex = 10_000, seed: SupportsIndex = 0
     ) -> BaselineComparison:
         """What plain dictionaries of the same size get from the same taps: random Ψ, NMF, k-means, principal components, a linear probe.
 
@@ -195,8 +194,9 @@ class Explanations:
             independent: a network trained on the labels that never saw f: two good classifiers agree anyway, and this says how far.
             limit: images of ``train`` that are learnt from, a uniform sample; memory is that times at most 4096 features.
         """
+        rows, drawn = operator.index(limit), operator.index(seed)
         self.fitted.look_at(data)
-        return compare_baselines(self.fitted, train, data, independent=independent, limit=limit, seed=operator.index(seed))
+        return compare_baselines(self.fitted, train, data, independent=independent, limit=rows, seed=drawn)
 
     def disagreement(self, train: Data, data: Data, *, outside: Data | None = None) -> Disagreement:
         """Are images on which f and g part outliers of their class? By projection depth (equation 1 of the paper), judged as a trust flag.

@@ -119,8 +119,12 @@ def pair_card(
     *,
     heading: str,
     picture_note: str,
+    framed: Sequence[bool] = (),
 ) -> Figure:
-    """Exemplars above their maps; to the right the drawn picture above the decoder's contrast. Each list may be empty."""
+    """Exemplars above their maps; to the right the drawn picture above the decoder's contrast. Each list may be empty.
+
+    ``framed``: which exemplars to warn of.
+    """
     columns = max(len(exemplars), 1) + 3
     figure = new_figure(1.5 * columns, 3.6)
     grid = figure.subplots(2, columns, squeeze=False)
@@ -128,6 +132,8 @@ def pair_card(
         axes.set_axis_off()
     for column, pixels in enumerate(exemplars):
         show_image(grid[0, column], pixels, "strongest in" if column == 0 else "")
+    for axes in (axes for axes, so in zip(grid[0], framed, strict=False) if so):
+        axes.add_patch(_frame((-0.5, -0.5), axes.get_xlim()[1] + 0.5, axes.get_ylim()[0] + 0.5))
     for column, values in enumerate(heat):
         show_heat(grid[1, column], values, "seen where" if column == 0 else "")
     right = len(grid[0]) - 3
@@ -219,20 +225,36 @@ def _words(image: Captioned) -> str:
 
 
 @as_written
-def strips(titles: Sequence[str], images: Sequence[Sequence[np.ndarray]], *, columns: int = 3, heading: str) -> Figure:
-    """A row of small images under each title, ``columns`` of such rows side by side."""
+def strips(
+    titles: Sequence[str],
+    images: Sequence[Sequence[np.ndarray]],
+    *,
+    columns: int = 3,
+    heading: str,
+    framed: Sequence[Sequence[bool]] | None = None,
+) -> Figure:
+    """A row of small images under each title, ``columns`` of such rows side by side; ``framed``: which of them to warn of."""
     rows, longest, side = max(1, math.ceil(len(titles) / columns)), max((1, *map(len, images))), 0.44
     wide = max(LEAST_WIDTH / columns, longest * side + 0.3)
     figure = new_figure(columns * wide, rows * (side + 0.3) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, title, strip in zip(grid, titles, images, strict=False):
+    for axes, title, strip, warned in zip(grid, titles, images, framed or [()] * len(images), strict=False):
         _strip(axes, strip, 0)
+        for column in (column for column, so in enumerate(warned) if so):
+            axes.add_patch(_frame((column + 0.04, -0.46), 0.92, 0.92))
         axes.set(xlim=(0, longest), ylim=(0.5, -0.5), aspect="equal", anchor="W")
         axes.set_title(shorten(title, round(wide * 14)), fontsize=8, loc="left", pad=2)
     for axes in grid:
         axes.set_axis_off()
     write_above(figure, heading, columns * wide)
     return figure
+
+
+def _frame(corner: tuple[float, float], width: float, height: float) -> Any:
+    """Around an image that is to be warned of."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, width, height, fill=False, edgecolor=NEGATIVE, linewidth=2, clip_on=False)
 
 
 def _strip(axes: Any, images: Sequence[np.ndarray], place: float) -> None:

@@ -32,7 +32,7 @@ TENSORS_LIMIT = 16 * 2**30  # bytes
 JSON_DEPTH = 64  # nested lists and objects
 JSON_ITEMS = 2**22  # values, each of which takes some hundred bytes once it is read
 LIST_LIMIT = 1024  # entries of a list in a record
-JSON_DIGITS = 18  # of a whole number: what fits 64 bits
+JSON_DIGITS = 20  # of a whole number: as many as 2 ** 64 - 1 has, the largest seed
 HEADER_LIMIT = 16 * 2**20  # bytes that say what is in a safetensors file
 _CHUNK = 2**22  # elements of a parameter that are brought to the CPU at once
 

@@ -21,7 +21,7 @@ from ..interpreter.fitted import FittedInterpreter, ReadBatch
 from ..measures import SHOWN_TAU, absolute_conciseness, area_resize, contributions, explained, relevance
 from ..randomness import preserved_random_state
 from ..words import number, percent, plain, table, with_notes
-from .dictionaries import DICTIONARIES, learn_readout
+from .dictionaries import DICTIONARIES, SEEDS, learn_readout
 from .estimates import Interval, paired_interval
 from .gathering import RowReservoir
 from .rivals import rival
@@ -249,6 +249,7 @@ class BaselineComparison:
         return with_notes_below(ranked_bars(names, shares, heading="Who agrees with f?", axis="fidelity, %"), self.notes)
 
 
+@preserved_random_state()  # importing sklearn draws from it
 def compare_baselines(
     fitted: FittedInterpreter, train: Data, data: Data, *, independent: nn.Module | None = None, limit: int = 10_000, seed: int = 0
 ) -> BaselineComparison:
@@ -267,7 +268,7 @@ def compare_baselines(
     rows, size = training_rows(fitted, train, limit, seed), fitted.interpreter.num_attributes
     if len(rows.logits) < size:
         raise ConfigurationError(f"{len(rows.logits)} training images make no dictionary of {size}; pass at least as many as attributes")
-    entrants = {INTERPRETER: _itself(fitted)} | {name: _dictionary(name, rows, fitted, seed) for name in DICTIONARIES}
+    entrants = {INTERPRETER: _itself(fitted)} | {name: _dictionary(name, rows, fitted, seed % SEEDS) for name in DICTIONARIES}
     entrants["random Ψ, trained h"] = _linear(rows, rows.random, lambda batch: rows.network(batch.activations), fitted)
     entrants[PROBE] = _linear(rows, rows.features, lambda batch: pooled(fitted, batch.activations), fitted)
     entrants["always f's most frequent class"] = _constant(rows, fitted)

@@ -87,6 +87,8 @@ def components(features: Features, atoms: int, seed: int) -> Encoder:
     return _through_numpy(model.transform)
 
 
+SEEDS = 2**32  # that sklearn tells apart
+
 DICTIONARIES: dict[str, Callable[[Tensor, int, int], Encoder]] = {
     "non-negative factorisation": factorise,
     "k-means": cluster,

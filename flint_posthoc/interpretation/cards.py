@@ -23,7 +23,7 @@ from .attribution import AttributionSettings, attribute_pixels
 from .attribution.settings import DEFAULTS
 from .classes import ClassAttributePair
 from .contrast import contrast
-from .exemplars import Exemplar, Exemplars, PairLike, find_exemplars
+from .exemplars import FRAMED, Exemplar, Exemplars, PairLike, find_exemplars, otherwise
 from .maximization import maximize
 
 Progress = Callable[[int], None]  # told how many more pictures were drawn
@@ -91,7 +91,7 @@ class PairCard:
         return rise if self.picture.rose else f"{rise}: did not rise"
 
     def __str__(self) -> str:
-        strongest = ", ".join(f"image {exemplar.position} ({exemplar.activation:.2f})" for exemplar in self.exemplars) or "no image"
+        strongest = ", ".join(map(str, self.exemplars)) or "no image"
         maps = "no maps" if self.attribution is None else f"maps by {self.attribution.method}"
         return with_notes([f"{self.title}: strongest in {strongest}; AM+PI {self.picture_note}; {maps}"], self.notes)
 
@@ -100,7 +100,9 @@ class PairCard:
         heat = [] if self.attribution is None else as_arrays(self.attribution.heat)
         drawn = [] if self.picture is None else as_arrays([self.picture.pixels])
         decoded = [] if self.contrast is None else as_arrays(self.contrast)
-        figure = pair_card(as_arrays(self.pixels), heat, drawn, decoded, heading=self.title, picture_note=self.picture_note)
+        framed = otherwise(self.exemplars)
+        heading, pixels = self.title + FRAMED * any(framed), as_arrays(self.pixels)
+        figure = pair_card(pixels, heat, drawn, decoded, heading=heading, picture_note=self.picture_note, framed=framed)
         return with_notes_below(figure, self.notes)
 
     def _repr_html_(self) -> str:

@@ -24,6 +24,8 @@ from ..splitting import own_part
 from ..words import with_notes
 from .classes import ClassAttributePair
 
+OTHERWISE = "f decides otherwise"
+FRAMED = f" (framed: {OTHERWISE})"
 PairLike: TypeAlias = ClassAttributePair | Iterable[Any]  # (attribute, class index), perhaps with a relevance
 
 
@@ -33,6 +35,11 @@ class Exemplar(NamedTuple):
     position: int  # of the image in the data, counted from 0
     activation: float  # φ_j(x) > 0
     image: Tensor  # (channels, height, width), as the classifier sees it, on the CPU
+    agrees: bool  # g decides as f does; else the image shows what g, and not f, takes for the class
+
+    def __str__(self) -> str:
+        caution = "" if self.agrees else f", {OTHERWISE}"
+        return f"image {self.position} ({self.activation:.2f}{caution})"
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,21 @@ class Exemplars:
     def plot(self) -> Figure:
         """A row of images for each pair."""
         titles = [self.title(index) for index in range(len(self))]
-        figure = strips(titles, [as_arrays(images) for images in self.pixels], heading="Where each attribute is strongest")
+        framed = [otherwise(exemplars) for exemplars in self.found]
+        heading = "Where each attribute is strongest" + FRAMED * any(map(any, framed))
+        figure = strips(titles, [as_arrays(images) for images in self.pixels], heading=heading, framed=framed)
         return with_notes_below(figure, self.notes)
 
     def __str__(self) -> str:
         lines = [f"Exemplars of {len(self)} class-attribute pairs"]
         for index, exemplars in enumerate(self.found):
-            parts = ", ".join(f"image {exemplar.position} ({exemplar.activation:.2f})" for exemplar in exemplars)
-            lines.append(f"{self.title(index)}  {parts}".rstrip())
+            lines.append(f"{self.title(index)}  {', '.join(map(str, exemplars))}".rstrip())
         return with_notes(lines, self.notes)
+
+
+def otherwise(exemplars: Sequence[Exemplar]) -> tuple[bool, ...]:
+    """On which of them f decides otherwise than g."""
+    return tuple(not exemplar.agrees for exemplar in exemplars)
 
 
 def _predicted(fitted: FittedInterpreter, batch: ReadBatch) -> Members:
@@ -138,16 +151,17 @@ class ExemplarSearch:
             members = of_class[:, class_index].nonzero().flatten()
             self._images_of_class[class_index] += len(members)
             for index in self._of_class.get(class_index, ()):
-                self._merge(index, members, attributes[members, self._pairs[index].attribute], batch.images)
+                self._merge(index, members, attributes[members, self._pairs[index].attribute], batch)
         self._seen += len(of_class)
 
-    def _merge(self, index: int, members: Tensor, activations: Tensor, images: Tensor) -> None:
+    def _merge(self, index: int, members: Tensor, activations: Tensor, batch: ReadBatch) -> None:
         kept = self._found[index]
         floor = kept[-1].activation if len(kept) == self._k else 0.0
         order = activations.argsort(descending=True, stable=True)[: self._k]
         for row, activation in zip(members[order].tolist(), activations[order].tolist(), strict=True):
             if activation > floor:
-                kept.append(Exemplar(self._seen + row, activation, images[row].to("cpu", copy=True)))
+                image, agrees = batch.images[row].to("cpu", copy=True), bool(batch.agrees[row])
+                kept.append(Exemplar(self._seen + row, activation, image, agrees))
         kept.sort(key=lambda exemplar: (-exemplar.activation, exemplar.position))
         del kept[self._k :]
 
@@ -165,12 +179,12 @@ class ExemplarSearch:
         own = [[exemplar._replace(position=first + exemplar.position) for exemplar in exemplars] for exemplars in self._found]
         if size() == 1:
             return own
-        told = gather([[(-exemplar.activation, exemplar.position) for exemplar in exemplars] for exemplars in own])
+        told = gather([[(-exemplar.activation, exemplar.position, exemplar.agrees) for exemplar in exemplars] for exemplars in own])
         best = [sorted(chain.from_iterable(entries))[: self._k] for entries in zip(*told, strict=True)]
-        wanted = {position for entries in best for _, position in entries}
+        wanted = {position for entries in best for _, position, _ in entries}
         images = {exemplar.position: exemplar.image for exemplars in own for exemplar in exemplars if exemplar.position in wanted}
         everywhere = {position: image for part in gather(images) for position, image in part.items()}
-        return [[Exemplar(position, -negative, everywhere[position]) for negative, position in entries] for entries in best]
+        return [[Exemplar(place, -negative, everywhere[place], agrees) for negative, place, agrees in entries] for entries in best]
 
     def _pixels(self, exemplars: Sequence[Exemplar]) -> Iterable[Tensor]:
         return (self._fitted.normalization.denormalize(exemplar.image[None])[0].clamp(0, 1) for exemplar in exemplars)

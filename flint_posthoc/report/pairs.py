@@ -10,6 +10,8 @@ from .charts import Bar, bar
 from .names import Name, activation, counted, pair_anchor, signed, symbol
 from .pictures import Picture, PictureBook, as_image, heat_over, signed_picture
 
+OTHERWISE = "the classifier decides otherwise"
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -105,8 +107,10 @@ def _exemplars(card: PairCard, name: Name, book: PictureBook) -> tuple[Shown, ..
     return tuple(
         Shown(
             book.add(as_image(pixels)),
-            f"image {exemplar.position}, one of those of {name.short} on which {symbol(card.pair.attribute)} is strongest",
+            f"image {exemplar.position}, one of those of {name.short} on which {symbol(card.pair.attribute)} is strongest"
+            + ("" if exemplar.agrees else f", and {OTHERWISE}"),
             f"image {exemplar.position}, φ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{activation(exemplar.activation)}",
+            "" if exemplar.agrees else OTHERWISE,
         )
         for exemplar, pixels in zip(card.exemplars, card.pixels, strict=True)
     )

@@ -141,15 +141,21 @@ class SavedOptions:
     Args:
         interpreter: folder that fit has written, or the name of a repository on the Hugging Face hub.
         allow_other_classifier: insist on a classifier that is not the one it was fitted to.
+        load_classifier: give the classifier the weights that it learnt beside the interpreter, and that were saved with that.
     """
 
     interpreter: str
     allow_other_classifier: bool = False
+    load_classifier: bool = False
 
     def load(self, classifier: ClassifierOptions) -> tuple[FlintExplainer, ImageForm]:
         """The saved explainer, and how pictures become its input."""
         explainer = FlintExplainer.from_pretrained(
-            self.interpreter, classifier.build(), device=classifier.place(), allow_other_classifier=self.allow_other_classifier
+            self.interpreter,
+            classifier.build(),
+            device=classifier.place(),
+            allow_other_classifier=self.allow_other_classifier,
+            load_classifier=self.load_classifier,
         )
         fitted = explainer.fitted
         if fitted.normalization.estimated and not fitted.normalization.changes_nothing:

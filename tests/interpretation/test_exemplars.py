@@ -5,6 +5,7 @@ import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.patches import Rectangle
 
 from flint_posthoc.errors import ConfigurationError, MissingLabelsError
 from flint_posthoc.interpretation.classes import ClassAttributePair
@@ -46,6 +47,20 @@ def test_the_image_itself_its_activation_and_pixels_come_along(explain) -> None:
             assert torch.equal(exemplar.image, pixels[exemplar.position])
             assert exemplar.activation == pytest.approx(float(local.attributes[exemplar.position, pair.attribute]), abs=1e-4)
             assert torch.allclose(picture, local.pixels[exemplar.position].clamp(0, 1))
+
+
+def test_images_on_which_f_decides_otherwise_are_marked(explain) -> None:
+    pixels = small.images(40, seed=2)
+    found, agrees = explain.exemplars(pixels, PAIRS), explain(pixels).agrees
+    every = [exemplar for exemplars in found.found for exemplar in exemplars]
+    assert [exemplar.agrees for exemplar in every] == [bool(agrees[exemplar.position]) for exemplar in every]
+    assert {exemplar.agrees for exemplar in every} == {True, False}  # else this shows nothing
+    wrong = next(exemplar for exemplar in every if not exemplar.agrees)
+    assert f"image {wrong.position} ({wrong.activation:.2f}, f decides otherwise)" in str(found)
+    figure = found.plot()
+    frames = [patch for patch in figure.findobj(Rectangle) if not patch.get_fill()]
+    assert len(frames) == sum(not exemplar.agrees for exemplar in every)
+    assert "framed: f decides" in figure.get_suptitle()
 
 
 def test_ties_go_to_the_earlier_image(explain) -> None:

@@ -77,6 +77,14 @@ def test_a_cell_leads_to_the_pictures_of_its_pair(elements: Elements) -> None:
         assert any(tag == "a" and values.get("href") == f"#{anchor}" and "aria-label" in values for tag, values in elements.tags)
 
 
+def test_exemplars_on_which_the_classifier_decides_otherwise_are_marked(elements: Elements, page: str) -> None:
+    every = [exemplar for card in synthetic.content().cards for exemplar in card.exemplars]
+    wrong = sum(not exemplar.agrees for exemplar in every)
+    assert 0 < wrong < len(every)
+    assert page.count('<strong class="warning">the classifier decides otherwise</strong>') == wrong
+    assert sum("and the classifier decides otherwise" in str(label) for label in elements.values("aria-label")) == wrong
+
+
 def test_nothing_is_loaded_and_the_policy_knows_style_and_script_by_their_hash(page: str, elements: Elements) -> None:
     assert not elements.values("src")
     links = [value for value in elements.values("href") if not value.startswith("#")]
