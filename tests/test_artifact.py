@@ -101,6 +101,16 @@ def test_an_artefact_without_settings_has_the_defaults(explain: FlintExplainer, 
     assert results(loaded) == results(explain)
 
 
+@pytest.mark.parametrize("seed", [2**64 - 1, -(2**63)])
+def test_seeds_of_64_bits_are_saved_and_gone_on_with(seed: int, tmp_path: Path) -> None:
+    config = dataclasses.replace(small.CONFIG, settings=dataclasses.replace(small.CONFIG.settings, seed=seed, max_steps=3))
+    explain = small.explainer(config=config)
+    for resume in (False, True):
+        explain.fit(small.images(), checkpoint_dir=tmp_path / "fit", resume=resume, progress=False)
+    folder = explain.save_pretrained(tmp_path / "saved")
+    assert FlintExplainer.from_pretrained(folder, explain.model).config.settings.seed == seed
+
+
 @pytest.mark.parametrize(("steps", "now"), [(3000, "auto"), (0, 0)])
 def test_the_settings_of_an_earlier_version_are_read(steps: int, now: int | str, explain: FlintExplainer, folder: Path) -> None:
     """In which an interpreter was not fitted anew by design."""

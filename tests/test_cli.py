@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from flint_posthoc import FlintExplainer
+from flint_posthoc import FlintConfig, FlintExplainer, JointSettings, Normalization
 from flint_posthoc.cli import COMMANDS, main
 from flint_posthoc.demo.digits import digits, digits_classifier
 from flint_posthoc.errors import ArtifactError, ConfigurationError, DataError
@@ -298,6 +298,28 @@ def test_a_report_says_where_its_figures_may_flatter(fitted: Path, folders: Path
     for data, flatters in ((folders, False), (folders / "train", True)):
         assert main([*command, "--data", str(data), "--output", str(target)]) == 0
         assert ("flatter an interpreter that learnt from the same pictures" in target.read_text()) == flatters
+
+
+def test_figures_are_written_though_nobody_reads_on(fitted: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", *MODEL, "--interpreter", str(fitted), "--data", "digits", "--json", str(figures)]
+    with subprocess.Popen([sys.executable, "-m", "flint_posthoc", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        said = running.stderr.read().decode()
+    assert (running.returncode, "Traceback" in said, "BrokenPipe" in said) == (1, False, False), said
+    assert json.loads(figures.read_text())["samples"] > 0
+
+
+def test_a_classifier_that_learnt_too_is_loaded_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels, labels = digits().train.tensors
+    config = FlintConfig(joint=JointSettings(refit_steps=0))
+    explain = FlintExplainer(digits_classifier(), joint=True, config=config, normalization=Normalization((0.3,), (0.38,)))
+    explain.fit([(pixels[:256], labels[:256])], max_steps=2, progress=False)
+    explain.save_pretrained(tmp_path)
+    command = ["evaluate", *MODEL, "--interpreter", str(tmp_path), "--data", "digits"]
+    assert main(command) == 2
+    assert "--load-classifier" in capsys.readouterr().err
+    assert main([*command, "--load-classifier"]) == 0
 
 
 def test_from_a_shell(tmp_path: Path) -> None:

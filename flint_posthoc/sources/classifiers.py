@@ -46,13 +46,13 @@ def build_classifier(name: str, weights: Path | None = None, arguments: Mapping[
 def _from_timm(name: str, published: bool, arguments: dict[str, Any]) -> Any:
     import timm
 
-    return timm.create_model(name, pretrained=published, **arguments)
+    return timm.create_model(name, **{"pretrained": published, **arguments})
 
 
 def _from_torchvision(name: str, published: bool, arguments: dict[str, Any]) -> Any:
     from torchvision.models import get_model, get_model_weights
 
-    model, weights = get_model(name, weights="DEFAULT" if published else None, **arguments), get_model_weights(name)
+    model, weights = get_model(name, **{"weights": "DEFAULT" if published else None, **arguments}), get_model_weights(name)
     model.transforms = weights.DEFAULT.transforms()  # what they expect, which an instance does not tell; the adapter reads it
     return model
 

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import oracles
 import pytest
@@ -184,6 +188,20 @@ def test_no_trace_stays_on_either_network(learnt: FlintExplainer, pixels: Tensor
     stranger: nn.Module = small.tiny(seed=5).train()
     with left_alone(learnt.model), left_alone(stranger):
         compare_baselines(learnt.fitted, pixels, pixels, independent=stranger)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**33, 2**64 - 1])
+def test_any_seed_will_do(seed: int, learnt: FlintExplainer, pixels: Tensor) -> None:
+    assert learnt.baselines(pixels, pixels, seed=seed).images == len(pixels)
+
+
+def test_the_first_call_of_a_process_leaves_its_random_state_alone() -> None:
+    """Importing sklearn draws from it."""
+    code = (
+        "import random, small; explain, pixels = small.fitted(), small.images(); random.seed(0); before = random.getstate(); "
+        "explain.baselines(pixels, pixels); assert random.getstate() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(small.__file__).parent, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_margins_are_paired_over_images(learnt: FlintExplainer, train: Tensor, labelled: list[tuple[Tensor, Tensor]]) -> None:
