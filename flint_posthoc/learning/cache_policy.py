@@ -185,11 +185,11 @@ def kept(cache: str | ActivationCache, reading: PendingPass) -> Kept:
 
 def _compare_pixels(cache: ActivationCache, reading: PendingPass, images: Images) -> None:
     """Refused are other images, or the same ones prepared otherwise, as far as the first ones tell; what augments is other each time."""
-    strangers = cache.strangers(area_resize(images, reading.reader.resolution))
-    if strangers and not augments(reading.data):
+    strangers, asked = cache.strangers(area_resize(images, reading.reader.resolution))
+    if strangers and not any(gather(augments(reading.data))):
         raise ConfigurationError(
             f"the activation cache holds other images than the data, or the same ones prepared in another way: {strangers} of the first "
-            f"{len(images)} are not in it. Make one of this data: explain.cache(data)"
+            f"{asked} are not in it. Make one of this data: explain.cache(data)"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from traceback import clear_frames
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..classifier.adapter import OutputKind
-from ..errors import EmptyDataError, FlintWarning, MemoryExhaustedError, TrainingDivergedError
+from ..errors import EmptyDataError, MemoryExhaustedError, TrainingDivergedError
 from ..interpreter.interpreter import Interpreter, InterpreterOutput
 from ..memory import is_exhausted, most_that_fit
 from ..precision import FUSED, autocast
@@ -116,7 +115,7 @@ class Trainer:
                 record = self._epoch(len(history), total, per_epoch, bar)
                 history = self._kept_best(history, record)
                 self._save(history)
-        history = self._warned_of_silence(history)
+        history = self._told_of_silence(history)
         if self.best is None:
             return history
         self.learnt.load_state_dict(self.best)
@@ -124,13 +123,12 @@ class Trainer:
         told = f"the weights are those of epoch {kept.epoch} of 0 to {history[-1].epoch}, which was best on validation data"
         return dataclasses.replace(history, notes=(*history.notes, told))
 
-    def _warned_of_silence(self, history: FitHistory) -> FitHistory:
+    def _told_of_silence(self, history: FitHistory) -> FitHistory:
         """Says where nothing fired in the last epoch: nothing will be explained then."""
         before = history[-2].steps if len(history) > 1 else 0
         if not history.records or not bool((self.silent_steps >= history[-1].steps - before).all()):
             return history
         told = "no attribute fired in the last epoch, so nothing can be explained: does the classifier say the same of all images?"
-        warnings.warn(f"{told} Else fit longer, or lower eta and zeta", FlintWarning, stacklevel=2)
         return dataclasses.replace(history, notes=(*history.notes, told))
 
     def _save(self, history: FitHistory) -> None:

@@ -240,7 +240,9 @@ def test_a_post_hoc_fit_is_what_it_starts_from() -> None:
 def test_the_classifier_travels_with_the_artefact(tmp_path: Any) -> None:
     explain = fitted(small.tiny())
     explain.save_pretrained(tmp_path / "joint")
-    with pytest.raises(ClassifierMismatchError, match=r"was saved with it: pass load_classifier=True, and this model gets its weights"):
+    with pytest.raises(
+        ClassifierMismatchError, match=r"was saved with it: pass load_classifier=True .--load-classifier., and this model gets its weights"
+    ):
         FlintExplainer.from_pretrained(tmp_path / "joint", small.tiny(seed=9))
     loaded = FlintExplainer.from_pretrained(tmp_path / "joint", small.tiny(seed=9), load_classifier=True)
     assert torch.equal(loaded(PIXELS).interpreter_logits, explain(PIXELS).interpreter_logits)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...arrays import Images, Maps
 from ...errors import ClassifierMismatchError, ConfigurationError
-from ...processes import local_size, size, together
+from ...processes import gather, local_size, minimum_, size, together
 from ...storage import StrPath, fingerprint
 from ...words import in_bytes
 from ..batches import BatchReader, DataSummary, LearningBatch
@@ -150,13 +150,14 @@ class ActivationCache:
                 f"the activation cache holds (layers, map shapes, classes, resolution) {found}, this fit needs {expected}"
             )
 
-    def strangers(self, targets: Images) -> int:
-        """How many of these images (b, channels, h, w), at the decoder's resolution, are none of its own; 0 where that is not known."""
-        known = self.rows.marks
-        if known is None:
-            return 0
-        nearest = torch.cdist(marks(targets).cpu(), known, p=math.inf).amin(dim=1)
-        return int((nearest > SAME_MARK).sum())
+    def strangers(self, targets: Images) -> tuple[int, int]:
+        """(how many, of how many): those of these images (b, channels, h, w), at the decoder's resolution, that are none of its own.
+
+        Of all processes, and in what all of them hold; none where that is not known.
+        """
+        asked, known = torch.cat(gather(marks(targets).cpu())), self.rows.marks
+        nearest = asked.new_zeros(len(asked)) if known is None else torch.cdist(asked, known, p=math.inf).amin(dim=1)
+        return int((minimum_(nearest) > SAME_MARK).sum()), len(asked)
 
     @property
     def _layout(self) -> RowLayout:
