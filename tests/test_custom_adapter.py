@@ -16,7 +16,7 @@ from flint_posthoc.classifier import adapter as adapters
 
 def test_the_example_runs() -> None:
     explain = columns.main()
-    assert explain.fitted.class_names == ("left", "middle", "right")
+    assert explain.fitted.class_names == ("dark", "grey", "bright")
     assert explain.fitted.view.tap_shapes == ((16, 4, 2),)
     assert explain.fitted.normalization.mean == (0.5,)
 

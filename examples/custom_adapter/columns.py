@@ -43,16 +43,33 @@ class ColumnAdapter(TorchModuleAdapter):  # the adapter: everything that the gen
         return Normalization((0.5,), (0.25,))
 
     def class_names(self, model: nn.Module) -> tuple[str, ...]:
-        return ("left", "middle", "right")
+        return ("dark", "grey", "bright")
 
 
 def main() -> FlintExplainer:
     """By argument; installed in the entry point group ``flint_posthoc.adapters`` it is found by itself."""
     torch.manual_seed(0)
-    explain = FlintExplainer(ColumnNet(), layers=["mix"], adapter=ColumnAdapter(), num_attributes=4)
-    explain.fit(torch.randn(64, 1, 16, 8).split(16), max_steps=20, progress=False)
-    print(explain(torch.randn(2, 1, 16, 8)))
+    explain = FlintExplainer(trained(ColumnNet()), layers=["mix"], adapter=ColumnAdapter(), num_attributes=4)
+    explain.fit(images(512).split(64), max_steps=300, progress=False)
+    print(explain(images(4)))
     return explain
+
+
+def images(count: int) -> Tensor:
+    """Noise around a brightness of its own each."""
+    return (3 * torch.rand(count, 1, 1, 1) - 1.5 + 0.3 * torch.randn(count, 1, 16, 8)).clamp(-2, 2)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Taught to tell dark images from grey and bright ones."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(200):
+        batch = images(64)
+        labels = torch.bucketize(batch.mean(dim=(1, 2, 3)), torch.tensor([-0.5, 0.5]))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch)[1], labels).backward()
+        optimizer.step()
+    return model.eval()
 
 
 if __name__ == "__main__":
