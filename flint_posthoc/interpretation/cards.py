@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..canvas import Figure, as_arrays, as_html, with_notes_below
+from ..canvas import Figure, as_arrays, as_html, shorten, with_notes_below
 from ..data import Data
 from ..errors import AttributionError, FlintWarning
 from ..figures import pair_card
@@ -101,7 +101,7 @@ class PairCard:
         drawn = [] if self.picture is None else as_arrays([self.picture.pixels])
         decoded = [] if self.contrast is None else as_arrays(self.contrast)
         framed = otherwise(self.exemplars)
-        heading, pixels = self.title + FRAMED * any(framed), as_arrays(self.pixels)
+        heading, pixels = shorten(self.title, 59) + FRAMED if any(framed) else self.title, as_arrays(self.pixels)
         figure = pair_card(pixels, heat, drawn, decoded, heading=heading, picture_note=self.picture_note, framed=framed)
         return with_notes_below(figure, self.notes)
 

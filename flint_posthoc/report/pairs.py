@@ -124,9 +124,9 @@ def _maps(card: PairCard, name: Name, book: PictureBook) -> Maps | None:
     pictures = tuple(
         Shown(
             book.add(heat_over(pixels, heat)),
-            f"{looks} in image {exemplar.position} of {name.short}",
+            f"{looks} in image {exemplar.position} of {name.short}" + ("" if exemplar.agrees else f", and {OTHERWISE}"),
             "",
-            "empty: does not fire" if empty else "",
+            "; ".join(filter(None, ("empty: does not fire" * empty, OTHERWISE * (not exemplar.agrees)))),
         )
         for exemplar, pixels, heat, empty in zip(card.exemplars, card.pixels, maps.heat, maps.empty, strict=True)
     )

@@ -10,7 +10,7 @@ from .content import ReportContent
 from .heatmap import PageSelection
 from .names import Name, attribute_anchor, percent, signed, symbol
 from .pairs import Shown
-from .pictures import THUMB, Picture, PictureBook, as_image
+from .pictures import THUMB, PictureBook, as_image
 from .sections import PairViews
 
 SHOWN = 5  # attributes of an image
@@ -28,7 +28,7 @@ class Reason:
     relevance_text: str
     bar: Bar
     anchor: str
-    example: Picture | None
+    example: Shown | None
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,17 @@ def _mark(local: LocalInterpretation, index: int) -> str:
     return OTHER_LABELS if local.inside[index] else OUTSIDE
 
 
-def _examples(views: PairViews) -> dict[tuple[int, int | None], Picture]:
+def _examples(views: PairViews) -> dict[tuple[int, int | None], Shown]:
     """For each pair its first exemplar; under class ``None`` that of the attribute's strongest pair, for classes it does not serve."""
-    found: dict[tuple[int, int | None], Picture] = {}
+    found: dict[tuple[int, int | None], Shown] = {}
     for view in sorted(views.values(), key=lambda view: -view.relevance):
         if view.exemplars:
-            found[view.attribute, view.name.index] = view.exemplars[0].picture
-            found.setdefault((view.attribute, None), view.exemplars[0].picture)
+            found[view.attribute, view.name.index] = view.exemplars[0]
+            found.setdefault((view.attribute, None), view.exemplars[0])
     return found
 
 
-def _reason(entry: AttributeRelevance, class_index: int, examples: dict[tuple[int, int | None], Picture], carded: set[int]) -> Reason:
+def _reason(entry: AttributeRelevance, class_index: int, examples: dict[tuple[int, int | None], Shown], carded: set[int]) -> Reason:
     return Reason(
         entry.attribute,
         symbol(entry.attribute),

@@ -95,7 +95,8 @@ def _disagreement(evaluation: Evaluation) -> str:
         if differing
         else f"On all {evaluation.samples:,} images both decide the same.",
         f"On {outside:,} the classifier’s own choice is none of the classes explained here." if outside else "",
-        "There, an explanation tells why the interpreter decided, not why the classifier did; such images are marked on this page."
+        "There, an explanation tells why the interpreter decided, not why the classifier did; such images are marked on this page, "
+        "the smallest by a dashed frame."
         if differing or outside
         else "",
     ]

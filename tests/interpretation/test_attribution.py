@@ -238,6 +238,19 @@ def test_what_is_attributed_is_said_in_words(fitted: FittedInterpreter, pixels: 
     assert json.loads(json.dumps(logit.to_dict()))["method"] == "gradient"
 
 
+@pytest.mark.parametrize("target", [{"attribute": 0}, {"class_index": 1}, {"class_index": 1, "of": "classifier"}])
+def test_images_on_which_f_decides_otherwise_are_marked(target: dict[str, Any]) -> None:
+    explain, pixels = small.fitted(class_names=[f"{index} " + "long " * 30 for index in range(small.CLASSES)]), small.images(8, seed=2)
+    agrees = explain(pixels).agrees
+    assert 0 < agrees.sum() < len(agrees)  # else this shows nothing
+    found = explain.attribution(pixels, method="gradient", **target)
+    assert torch.equal(found.agrees, agrees)
+    assert found.to_dict()["agrees"] == agrees.tolist()
+    assert f"classifier and interpreter agree on {int(agrees.sum())}" in str(found)
+    titles = [" ".join(axes.get_title().split()) for axes in found.plot().axes[: len(pixels)]]
+    assert [title.endswith("f decides otherwise") for title in titles] == (~agrees).tolist()
+
+
 def test_logits_of_f_are_those_of_the_explained_classes(pixels: Tensor) -> None:
     model = layered()
     explain = FlintExplainer(model, layers=["6"], classes=[5, 2], num_attributes=2, config=small.CONFIG)

@@ -41,6 +41,19 @@ def test_a_card_holds_what_each_tool_says(explain) -> None:
             assert card.picture.initial_activation == pytest.approx(card.exemplars[0].activation, abs=1e-3)
 
 
+def test_a_card_says_on_which_images_f_decides_otherwise(explain) -> None:
+    data = small.images(40, seed=2)
+    every, agrees = [(j, c) for j in range(3) for c in range(small.CLASSES)], explain(data).agrees
+    cards = draw_cards(explain.fitted, data, every, budget_seconds=0)
+    found = {bool(agrees[exemplar.position]) for card in cards for exemplar in card.exemplars}
+    assert found == {True, False}  # else this shows nothing
+    for card in cards:
+        named = replace(card, class_name="long " * 30)
+        parting = [exemplar for exemplar in card.exemplars if not agrees[exemplar.position]]
+        assert str(card).count("f decides otherwise") == len(parting)
+        assert named.plot().get_suptitle().endswith("(framed: f decides otherwise)") == bool(parting)
+
+
 def test_pictures_are_drawn_by_falling_relevance_until_the_time_is_spent(explain, monkeypatch: pytest.MonkeyPatch) -> None:
     every = [(j, c) for j in range(3) for c in range(small.CLASSES)]
     seen = [pair for pair, found in zip(every, explain.exemplars(small.images(60), every).found, strict=True) if found][:4]

@@ -62,7 +62,7 @@ def told(explain: FlintExplainer) -> dict[str, Any]:
             *(getattr(evaluation, name) for name in COUNTS),
             world.counts.tolist(),
             exemplars.candidates,
-            [[exemplar.position for exemplar in found] for found in exemplars.found],
+            [[(exemplar.position, exemplar.agrees) for exemplar in found] for found in exemplars.found],
         ],
     }
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ...arrays import Images, PerImageFlag
-from ...canvas import Figure, as_arrays, show_heat, with_notes_below
+from ...canvas import Figure, as_arrays, shorten, show_heat, with_notes_below
 from ...errors import AttributionError
 from ...figures import under_images
 from ...interpreter.fitted import FittedInterpreter
 from ...interpreter.interpreter import Interpreter
 from ...words import with_notes
+from ..exemplars import OTHERWISE
 from .guidance import PixelPath
 from .methods import METHODS, checked_name, path_of, pixel_maps
 from .pixel_targets import Target, Wanted, checked_images, target_of_each
@@ -41,6 +42,7 @@ class Attribution:
         method: the one taken.  requested: "auto" or a name.  reason: why this one, and what to know of it.
         exact: whether the method's own definition holds on this network; where it does not, ``reason`` names the place.
         empty: (B,), the attribute does not fire on this image, so that there is nothing to attribute: the map is zero.
+        agrees: (B,), where f and g lead to the same decision and f's unrestricted prediction is an explained class.
         target: what was attributed, in words, one an image.
         sanity: how similar the maps stay when the network is randomised, where that was looked at.
     """
@@ -52,6 +54,7 @@ class Attribution:
     reason: str
     exact: bool
     empty: PerImageFlag
+    agrees: PerImageFlag
     target: tuple[str, ...]
     sanity: SanityScore | None = None
     notes: tuple[str, ...] = ()
@@ -65,10 +68,15 @@ class Attribution:
         peak = heat.abs().amax(dim=(1, 2), keepdim=True)
         return heat / torch.where(peak > 0, peak, 1)
 
+    def title(self, index: int) -> str:
+        """What is attributed on image ``index``, and what to know of that image."""
+        words = ["empty"] * bool(self.empty[index]) + [OTHERWISE] * (not self.agrees[index])
+        return ", ".join([shorten(self.target[index], 58), *words]) if words else self.target[index]
+
     def plot(self) -> Figure:
         """Each image above its map: blue speaks for the target, red against it."""
         heading = f"Where it is seen: {self.method.replace('_', ' ')}, blue for and red against"
-        titles = [f"{target}, empty" if empty else target for target, empty in zip(self.target, self.empty.tolist(), strict=True)]
+        titles = [self.title(index) for index in range(len(self))]
         figure = under_images(as_arrays(self.pixels), as_arrays(self.heat()), titles, show_heat, heading=heading)
         return with_notes_below(figure, self.notes)
 
@@ -76,14 +84,17 @@ class Attribution:
         silent = f", {int(self.empty.sum())} of them empty: the attribute does not fire" if bool(self.empty.any()) else ""
         exact = "exact" if self.exact else "inexact"
         sanity = f"\nsanity: {self.sanity}" if self.sanity else ""
-        return with_notes([f"Attribution of {len(self)} images by {self.method} ({exact}){silent}\n{self.reason}{sanity}"], self.notes)
+        first = f"Attribution of {len(self)} images by {self.method} ({exact}){silent}"
+        agreeing = f"classifier and interpreter agree on {int(self.agrees.sum())}"
+        return with_notes([f"{first}; {agreeing}\n{self.reason}{sanity}"], self.notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without the maps."""
+        """Plain JSON types, without the maps; ``agrees`` travels with every image."""
         fields = ("method", "requested", "reason", "exact")
         sanity = None if self.sanity is None else self.sanity._asdict()
         return {name: getattr(self, name) for name in fields} | {
             "empty": self.empty.tolist(),
+            "agrees": self.agrees.tolist(),
             "target": list(self.target),
             "sanity": sanity,
             "notes": list(self.notes),
@@ -130,7 +141,7 @@ def attribute_pixels(
     request = Request(fitted, target.score, settings)
     path = path_of(request, pixels)
     choice = _named(request, path, method, sanity) if method != "auto" else _automatic(request, path, pixels, target, sanity)
-    empty = _empty(fitted, pixels, target)
+    empty, agrees = _empty_and_agreeing(fitted, pixels, target)
     maps = torch.where(empty.view(-1, 1, 1, 1), 0, pixel_maps(request, choice.method, pixels, target.columns))
     spoilt = int((~maps.isfinite()).flatten(1).any(dim=1).sum())
     if spoilt:
@@ -138,7 +149,7 @@ def attribute_pixels(
     inexact = _inexact(path) if METHODS[choice.method].captum.startswith("Guided") else ""
     reason = "; ".join(filter(None, (choice.reason, inexact, _flat(maps, empty))))
     shown = fitted.normalization.denormalize(pixels.detach())
-    return Attribution(maps, shown, choice.method, method, reason, not inexact, empty, target.words, choice.sanity, fitted.notes)
+    return Attribution(maps, shown, choice.method, method, reason, not inexact, empty, agrees, target.words, choice.sanity, fitted.notes)
 
 
 def _flat(maps: Tensor, empty: PerImageFlag) -> str:
@@ -147,12 +158,13 @@ def _flat(maps: Tensor, empty: PerImageFlag) -> str:
     return f"{count} of {len(maps)} maps are zero though there is something to attribute: the method sees nothing there" if count else ""
 
 
-def _empty(fitted: FittedInterpreter, pixels: Images, target: Target) -> Tensor:
-    """(B,): the attribute asked for does not fire. A class logit always says something."""
+def _empty_and_agreeing(fitted: FittedInterpreter, pixels: Images, target: Target) -> tuple[Tensor, Tensor]:
+    """(B,) each: the attribute asked for does not fire, while a class logit always says something; f and g agree."""
+    read = [(batch.attributes, batch.agrees) for batch in fitted.read(pixels.split(64))]
+    attributes, agrees = (torch.cat(parts) for parts in zip(*read, strict=True))
     if target.score is not attribute_scores:
-        return torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
-    attributes = torch.cat([batch.attributes for batch in fitted.read(pixels.split(64))])
-    return attributes.gather(1, target.columns.to(pixels.device)[:, None])[:, 0] == 0
+        return torch.zeros_like(agrees), agrees
+    return attributes.gather(1, target.columns.to(pixels.device)[:, None])[:, 0] == 0, agrees
 
 
 def _inexact(path: PixelPath) -> str:
